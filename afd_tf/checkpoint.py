@@ -1,0 +1,188 @@
+"""Saves and restores everything a run needs to continue, bit for bit.
+
+A checkpoint is a directory `checkpoints/step_<global step>/` of the run directory:
+TensorFlow's own files for the variables (peers, transfer layers, discriminators,
+every optimizer with its moments and iteration count) and `state.json` for the rest.
+It is written under a temporary name and renamed when complete, so that what bears
+the name is whole; `state.json` holds the checksum of each file beside it, so that
+later damage is seen.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from afd_tf.data import DatasetInfo
+from afd_tf.distill import Method
+from afd_tf.errors import UserError
+from afd_tf.journal import read_flags, say, writing_to
+from afd_tf.models import Peer, build_peer
+
+# Raised when a checkpoint of an older version can no longer be read.
+FORMAT = 1
+KEEP = 3
+_UNFINISHED = ".unfinished"
+_DAMAGED = ".damaged"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      run_dir: the run directory.
+      method: compiled, so that every variable exists.
+    """
+
+    def __init__(self, run_dir: Path, method: Method):
+        self.directory = Path(run_dir) / "checkpoints"
+        self._trackable = tf.train.Checkpoint(
+            method=method,
+            optimizers={each.name: each.optimizer for each in method.objectives},
+        )
+
+    def save(self, state: dict, best: bool = False) -> Path:
+        """Writes a checkpoint and drops the oldest of more than three.
+
+        Args:
+          state: JSON values; "step" names the directory.
+          best: marks it as the best on the validation pictures so far; it is kept
+            until a better one comes.
+
+        Raises:
+          UserError: no space, or no permission.
+        """
+        name = f"{'best' if best else 'step'}_{state['step']:09d}"
+        target = self.directory / name
+        work = self.directory / (name + _UNFINISHED)
+        with writing_to(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for leftover in (work, target):
+                shutil.rmtree(leftover, ignore_errors=True)
+            work.mkdir()
+            self._trackable.write(str(work / "variables"))
+            files = {path.name: _checksum(path) for path in sorted(work.iterdir())}
+            content = {"format": FORMAT, **state, "files": files}
+            (work / "state.json").write_text(json.dumps(content, indent=1))
+            for path in (*work.iterdir(), work):
+                _flush(path)
+            work.rename(target)
+            _flush(self.directory)
+            kind = "best" if best else "step"
+            kept = _complete(self.directory, kind)
+            for old in kept[: -1 if best else -KEEP]:
+                shutil.rmtree(old)
+        return target
+
+    def restore(self) -> dict | None:
+        """Restores the newest whole checkpoint into the variables.
+
+        A damaged one is renamed, reported, and the one before it is taken.
+
+        Returns:
+          Its state, or None where no checkpoint was ever written.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole, or one is of another
+            version of this project.
+        """
+        if self.directory.is_dir():
+            for leftover in self.directory.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(leftover)
+        found = _newest(self.directory, mend=True)
+        if found is None:
+            return None
+        path, state = found
+        self._trackable.read(str(path / "variables")).assert_consumed()
+        return state
+
+
+def load_peers(run_dir: Path, best: bool = False) -> tuple[list[Peer], DatasetInfo]:
+    """Rebuilds the peers of a run with the weights of its newest checkpoint.
+
+    Args:
+      run_dir: a run directory.
+      best: takes the checkpoint that was best on the validation pictures.
+
+    Raises:
+      UserError: no run directory, or no checkpoint that can be read.
+    """
+    run_dir = Path(run_dir)
+    try:
+        info = DatasetInfo.from_json(json.loads((run_dir / "dataset.json").read_text()))
+        names = read_flags(run_dir)["peers"].split(",")
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{run_dir} is no run directory: it should hold flags.cfg, dataset.json "
+            "and checkpoints/, as `python -m afd_tf.train` makes them."
+        ) from error
+    found = _newest(run_dir / "checkpoints", kind="best" if best else "step")
+    if found is None:
+        raise UserError(
+            f"{run_dir} holds no checkpoint yet: let `python -m afd_tf.train` finish "
+            "an epoch."
+        )
+    path, _ = found
+    peers = [build_peer(name, info) for name in names]
+    method = tf.train.Checkpoint(peers=peers)
+    restored = tf.train.Checkpoint(method=method).read(str(path / "variables"))
+    restored.assert_existing_objects_matched().expect_partial()
+    return peers, info
+
+
+def _newest(directory: Path, kind: str = "step", mend: bool = False):
+    """Returns (path, state) of the newest whole checkpoint; None where none is."""
+    candidates = _complete(directory, kind)[::-1]
+    for path in candidates:
+        try:
+            state = json.loads((path / "state.json").read_text())
+            files = state.pop("files")
+            damaged = [
+                name
+                for name, checksum in files.items()
+                if _checksum(path / name) != checksum
+            ]
+        except (OSError, ValueError, KeyError) as error:
+            damaged = [f"state.json ({error})"]
+        if damaged:
+            say(f"{path} is damaged ({', '.join(damaged)}): taking the one before it.")
+            if mend:
+                path.rename(path.with_name(path.name + _DAMAGED))
+            continue
+        if state.pop("format") != FORMAT:
+            raise UserError(
+                f"{path} was written by another version of afd_tf, whose checkpoints "
+                "this one cannot read: use that version, or another --run_dir."
+            )
+        return path, state
+    if candidates or list(directory.glob(f"{kind}_*{_DAMAGED}")):
+        raise UserError(
+            f"every checkpoint in {directory} is damaged: give another --run_dir, or "
+            "delete this one to start anew."
+        )
+    return None
+
+
+def _complete(directory: Path, kind: str) -> list[Path]:
+    """Returns the checkpoints of a kind, oldest first."""
+    return sorted(
+        path
+        for path in directory.glob(f"{kind}_*")
+        if path.suffix not in (_UNFINISHED, _DAMAGED)
+    )
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Makes a file or a directory entry survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

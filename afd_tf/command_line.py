@@ -1,0 +1,59 @@
+"""What every main does first: a quiet TensorFlow, and one line for a user's mistake."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from afd_tf.errors import UserError, nearest
+
+
+def prepare_environment(training: bool = False) -> None:
+    """Sets what TensorFlow reads once, when it is imported; call it before.
+
+    Args:
+      training: switches oneDNN's kernels on, which halve the time of a training step
+        on CPUs where TensorFlow leaves them off, but slow down single pictures.
+    """
+    if training:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # Without a GPU, TensorFlow reports at level "error" that it found none.
+    level = "1" if os.path.exists("/proc/driver/nvidia") else "3"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs an absl main; a user's mistake becomes one line on stderr.
+
+    Exit codes: 0 done, 1 a mistake of the user, 130 interrupted with Ctrl-C.
+    """
+
+    def guarded(argv: list[str]) -> int | None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            # TensorFlow reports every save at level "info".
+            logging.set_verbosity(logging.WARNING)
+        try:
+            return main(argv)
+        except UserError as error:
+            return _fail(error)
+        except KeyboardInterrupt:
+            print("interrupted.", file=sys.stderr)
+            return 130
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        choices = re.search(r"--\w+=(\S*): value should be one of <(.*)>", str(error))
+        hint = nearest(choices[1], choices[2].split("|")) if choices else ""
+        sys.exit(_fail(f"{error}.{hint} --help lists all flags."))
+
+
+def _fail(message: object) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1

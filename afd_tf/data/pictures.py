@@ -1,0 +1,112 @@
+"""Reads one picture file with Pillow: any common format, turned upright."""
+
+import os
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from afd_tf.errors import UserError
+
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+_ORIENTATION_TAG = 0x0112
+
+# What Pillow raises for files that are no pictures, or broken ones.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+
+
+def picture_size(path: str | os.PathLike) -> tuple[int, int, int]:
+    """Returns height, width (upright) and channels (1 or 3) from the file's head.
+
+    A picture is grey if its file says so; equal channels of a colour file are not
+    looked for.
+
+    Raises:
+      UserError: the file is no picture.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        try:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        except _BROKEN as error:
+            raise UserError(f"{path} is a broken picture: {error}") from error
+        if orientation in (5, 6, 7, 8):  # turned by 90 degrees
+            width, height = height, width
+        return height, width, 1 if image.mode in _GREY_MODES else 3
+
+
+def read_picture(
+    path: str | os.PathLike, *, channels: int, image_size: int | None = None
+) -> np.ndarray:
+    """Reads a picture file.
+
+    Transparent pixels are laid over white, 16-bit grey values lose their lower
+    half, and the camera's orientation is applied.
+
+    Args:
+      path: the file.
+      channels: 1 (grey) or 3 (red, green, blue); other pictures are converted.
+      image_size: cuts out the central square and resizes it (antialiased
+        bilinear) to this many pixels; None keeps the size.
+
+    Returns:
+      uint8 [h, w, channels].
+
+    Raises:
+      UserError: the file is no picture, or a broken one.
+    """
+    with _open(path) as file:
+        try:
+            image = _flatten(ImageOps.exif_transpose(file))
+            image = image.convert("L" if channels == 1 else "RGB")
+        except _BROKEN as error:
+            raise UserError(f"{path} is a broken picture: {error}") from error
+    if image_size is not None:
+        side = min(image.size)
+        left, top = ((length - side) // 2 for length in image.size)
+        image = image.resize(
+            (image_size, image_size),
+            Image.Resampling.BILINEAR,
+            box=(left, top, left + side, top + side),
+        )
+    return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+
+
+def _open(path: str | os.PathLike) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} is no picture that can be read: remove it or mend it."
+        ) from error
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Returns the picture without transparency and with 8 bits per channel."""
+    if image.mode.startswith("I"):
+        # `convert` would clip at 255; a 16-bit file keeps its upper half.
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image)
+    return image
+
+
+def common_size(sizes: Iterable[tuple[int, int]], name: str) -> tuple[int, int]:
+    """Returns the one (height, width) that all pictures have.
+
+    Raises:
+      UserError: there are several.
+    """
+    ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    smallest, largest = ordered[0], ordered[-1]
+    if smallest != largest:
+        raise UserError(
+            f"{name} has pictures of different sizes, from {smallest[0]}x"
+            f"{smallest[1]} to {largest[0]}x{largest[1]} (height x width): pass "
+            f"--image_size=N to crop and resize them to N x N."
+        )
+    return smallest

@@ -1,0 +1,97 @@
+"""The peers by name."""
+
+import re
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from afd_tf.data import DatasetInfo
+from afd_tf.errors import unknown_name
+from afd_tf.models.peer import Peer, PeerOutput
+from afd_tf.models.resnet import ResNet
+from afd_tf.models.wide_resnet import WideResNet
+
+__all__ = ["PEERS", "Peer", "PeerOutput", "build_peer", "multiply_adds"]
+
+# Pattern of the name → the class, called with the pattern's numbers; the names are
+# the usual ones, and any other depth or width that fits the formula works as well.
+PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
+    r"resnet(\d+)": (
+        ResNet,
+        (
+            "resnet8",
+            "resnet14",
+            "resnet20",
+            "resnet32",
+            "resnet44",
+            "resnet56",
+            "resnet110",
+        ),
+    ),
+    r"wrn_(\d+)_(\d+)": (
+        WideResNet,
+        (
+            "wrn_16_1",
+            "wrn_16_2",
+            "wrn_16_4",
+            "wrn_28_2",
+            "wrn_28_4",
+            "wrn_28_10",
+            "wrn_40_1",
+            "wrn_40_2",
+        ),
+    ),
+}
+
+
+def build_peer(name: str, info: DatasetInfo) -> Peer:
+    """Builds a peer with its variables, randomly initialised.
+
+    Args:
+      name: e.g. "resnet20" or "wrn_16_2".
+      info: of the data set: picture shape, classes, mean and variance.
+
+    Raises:
+      UserError: the name is unknown, or the pictures are too small.
+    """
+    for pattern, (constructor, _) in PEERS.items():
+        if match := re.fullmatch(pattern, name):
+            peer = constructor(
+                *map(int, match.groups()),
+                num_classes=info.num_classes,
+                mean=info.mean,
+                variance=info.variance,
+                name=name,
+            )
+            peer.build_for(info.image_shape)
+            return peer
+    known = [name for _, names in PEERS.values() for name in names]
+    raise unknown_name("peer", name, known)
+
+
+def multiply_adds(peer: Peer, image_shape: tuple[int, int, int]) -> int:
+    """Counts the multiplications of convolutions and dense layers for one picture.
+
+    Args:
+      peer: a built peer.
+      image_shape: (h, w, c).
+    """
+
+    @tf.function(autograph=False)
+    def logits(images):
+        return peer(images, training=False).logits
+
+    graph = logits.get_concrete_function(
+        tf.TensorSpec([1, *image_shape], tf.uint8)
+    ).graph
+    total = 0
+    for operation in graph.get_operations():
+        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
+            kernel = operation.inputs[1].shape
+            output = operation.outputs[0].shape.num_elements()
+            # Per output number: every weight that reaches it.
+            reach = kernel.num_elements() // kernel[-1]
+            if operation.type == "DepthwiseConv2dNative":
+                reach = kernel[0] * kernel[1]
+            total += output * reach
+    return total

@@ -1,0 +1,213 @@
+"""Layers that every peer and discriminator is made of.
+
+All feature maps are `[batch, height, width, channels]`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_MOVING_STATISTICS = threading.local()
+
+
+@contextlib.contextmanager
+def frozen_moving_statistics(frozen: bool = True) -> Iterator[None]:
+    """Inside it, if `frozen`, batch normalization leaves its moving statistics alone.
+
+    For a second forward over a batch that has already been counted. The switch is
+    per thread, because MirroredStrategy traces each replica in its own.
+    """
+    _MOVING_STATISTICS.frozen = frozen
+    try:
+        yield
+    finally:
+        _MOVING_STATISTICS.frozen = False
+
+
+def he_normal() -> keras.initializers.Initializer:
+    """He et al. (2015), fan-out: N(0, 2 / (height * width * filters))."""
+    return keras.initializers.VarianceScaling(
+        scale=2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
+def convolution(
+    filters: int, kernel_size: int, strides: int = 1, name: str | None = None
+) -> keras.layers.Conv2D:
+    """A "same" convolution without bias, as before every batch normalization."""
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=he_normal(),
+        name=name,
+    )
+
+
+class PixelNormalization(keras.layers.Layer):
+    """Raw pixels to zero mean and unit variance: `(pixels - mean) / sqrt(variance)`.
+
+    It is the first layer of every peer, so that training, the server and the phone
+    all take raw pixels. It computes in float32 under every precision policy.
+
+    Args:
+      mean: one per channel, in raw pixel units (0..255).
+      variance: one per channel, in squared raw pixel units; a channel that never
+        varies counts as variance 1.
+    """
+
+    def __init__(self, mean: Sequence[float], variance: Sequence[float], **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.mean = tuple(float(value) for value in mean)
+        self.variance = tuple(float(value) for value in variance)
+        deviation = np.sqrt([value or 1.0 for value in self.variance])
+        # One multiplication and one subtraction: what is left of this layer on a
+        # phone.
+        self._scale = (1.0 / deviation).astype(np.float32)
+        self._offset = (np.asarray(self.mean) / deviation).astype(np.float32)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [B, h, w, c] for uint8 or float [B, h, w, c] in 0..255."""
+        return tf.cast(images, tf.float32) * self._scale - self._offset
+
+    def get_config(self) -> dict:
+        """Returns what `from_config` needs."""
+        return {**super().get_config(), "mean": self.mean, "variance": self.variance}
+
+
+class BatchNormalization(keras.layers.Layer):
+    """Batch normalization over the *global* batch, with PyTorch's constants.
+
+    On one replica it is TensorFlow's fused kernel. On several, the batch moments are
+    summed over the replicas first, so that any number of replicas computes the same
+    as one. The moving variance takes the unbiased batch variance, as in PyTorch and
+    in the fused kernel; Keras' own layer takes the biased one and is not fused.
+
+    Statistics, scale and shift are float32 under every precision policy.
+
+    Args:
+      momentum: of the moving statistics; PyTorch's momentum 0.1 is 0.9 here.
+      epsilon: added to the variance.
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates scale and shift, and the moving mean and variance, each [c]."""
+
+        def vector(name: str, value: str, trainable: bool) -> keras.Variable:
+            return self.add_weight(
+                shape=(input_shape[-1],),
+                initializer=value,
+                name=name,
+                dtype="float32",
+                autocast=False,
+                trainable=trainable,
+            )
+
+        self.gamma = vector("gamma", "ones", True)
+        self.beta = vector("beta", "zeros", True)
+        self.moving_mean = vector("moving_mean", "zeros", False)
+        self.moving_variance = vector("moving_variance", "ones", False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns normalized [B, h, w, c], of the input's dtype."""
+        if not training:
+            return self._fused(
+                inputs, mean=self.moving_mean, variance=self.moving_variance
+            ).y
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            output, mean, variance, *_ = self._fused(inputs, mean=[], variance=[])
+        else:
+            output, mean, variance = self._synchronized(inputs)
+        if not getattr(_MOVING_STATISTICS, "frozen", False):
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
+        return output
+
+    def _move(self, moving: keras.Variable, batch: tf.Tensor) -> None:
+        # The replica's own copy, without asking the others: all see the same batch.
+        tf.raw_ops.AssignVariableOp(
+            resource=moving.value.handle,
+            value=moving + (batch - moving) * (1.0 - self.momentum),
+        )
+
+    def _fused(self, inputs, mean, variance):
+        """The kernel's outputs; it uses the batch's moments where none are given."""
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=tf.convert_to_tensor(mean, tf.float32),
+            variance=tf.convert_to_tensor(variance, tf.float32),
+            epsilon=self.epsilon,
+            is_training=isinstance(mean, list),
+        )
+
+    def _synchronized(self, inputs):
+        """Moments over all replicas from one all-reduce of [2 c + 1] numbers."""
+        # Moments about the moving mean: E[x^2] - E[x]^2 about zero cancels badly.
+        pivot = tf.stop_gradient(tf.convert_to_tensor(self.moving_mean))
+        values = tf.cast(inputs, tf.float32)
+        centred = values - pivot
+        count = tf.cast(tf.size(values) / tf.size(pivot), tf.float32)
+        first = tf.reduce_sum(centred, axis=(0, 1, 2))
+        second = tf.reduce_sum(tf.square(centred), axis=(0, 1, 2))
+        moments = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.concat([first, second, [count]], axis=0)
+        )
+        first, second, count = tf.split(moments, [pivot.shape[0], pivot.shape[0], 1])
+        offset = first / count
+        variance = second / count - tf.square(offset)
+        mean = pivot + offset
+        output = tf.nn.batch_normalization(
+            values, mean, variance, self.beta, self.gamma, self.epsilon
+        )
+        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+        return tf.cast(output, inputs.dtype), mean, unbiased
+
+    def get_config(self) -> dict:
+        """Returns what `from_config` needs."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+        }
+
+
+class ConvolutionBlock(keras.layers.Layer):
+    """Convolution, batch normalization and, unless told otherwise, ReLU.
+
+    Args:
+      filters: channels out.
+      kernel_size: of the square kernel.
+      strides: in both directions.
+      activation: whether a ReLU ends the block.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        activation: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.activation = activation
+        self.convolution = convolution(filters, kernel_size, strides)
+        self.normalization = BatchNormalization()
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns [B, ceil(h / strides), ceil(w / strides), filters]."""
+        outputs = self.normalization(self.convolution(inputs), training=training)
+        return tf.nn.relu(outputs) if self.activation else outputs

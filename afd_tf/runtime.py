@@ -1,0 +1,88 @@
+"""What a run stands on: devices, seeds and learning-rate schedules."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from absl import flags
+
+from afd_tf.errors import UserError, unknown_name
+
+STRATEGIES = ("auto", "one", "mirrored")
+
+_STRATEGY = flags.DEFINE_string(
+    "strategy",
+    "auto",
+    "auto: all GPUs, or one device where there are not several; one: the first GPU, "
+    "or the CPU; mirrored: MirroredStrategy over all GPUs (or logical CPUs).",
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the initial weights, the order of the pictures and augmentation."
+)
+
+
+def strategy_from_flags() -> tf.distribute.Strategy:
+    """Returns the strategy that --strategy names.
+
+    Raises:
+      UserError: the name is unknown.
+    """
+    if _STRATEGY.value not in STRATEGIES:
+        raise unknown_name("strategy", _STRATEGY.value, STRATEGIES)
+    graphics = tf.config.list_logical_devices("GPU")
+    several = len(graphics) > 1 and _STRATEGY.value == "auto"
+    if several or _STRATEGY.value == "mirrored":
+        devices = graphics or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def seed_from_flags() -> int:
+    """Seeds Python, NumPy and TensorFlow with --seed, and returns it."""
+    keras.utils.set_random_seed(_SEED.value)
+    return _SEED.value
+
+
+def check_batch_size(batch_size: int, replicas: int) -> None:
+    """Refuses a global batch that leaves a replica without pictures.
+
+    Raises:
+      UserError: the batch is smaller than the number of replicas.
+    """
+    if batch_size < replicas:
+        raise UserError(
+            f"--batch_size={batch_size} is smaller than the {replicas} replicas that "
+            f"share it: give at least {replicas}."
+        )
+
+
+def step_decay(
+    learning_rate: float,
+    drops: Sequence[float],
+    factor: float,
+    epochs: int,
+    steps_per_epoch: int,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate, multiplied by `factor` after each of `drops`.
+
+    Args:
+      learning_rate: of the first step.
+      drops: parts of the run, 0..1; each is rounded to the nearest whole epoch.
+      factor: of each drop.
+      epochs: length of the run.
+      steps_per_epoch: likewise.
+
+    Raises:
+      UserError: a drop is outside 0..1.
+    """
+    if any(not 0 <= drop <= 1 for drop in drops):
+        raise UserError(
+            f"learning-rate drops {list(drops)} are given as parts of the run, each "
+            "between 0 and 1, e.g. 0.5,0.75."
+        )
+    # Keras changes the rate one step after a boundary.
+    boundaries = [
+        max(0, round(drop * epochs) * steps_per_epoch - 1) for drop in sorted(drops)
+    ]
+    values = [learning_rate * factor**count for count in range(len(drops) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
