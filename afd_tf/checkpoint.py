@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from afd_tf.data import DatasetInfo
@@ -39,9 +41,15 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, method: Method):
         self.directory = Path(run_dir) / "checkpoints"
+        own = {id(each) for peer in method.peers for each in peer.variables}
+        others = [each for each in method.variables if id(each) not in own]
         self._trackable = tf.train.Checkpoint(
-            method=method,
-            optimizers={each.name: each.optimizer for each in method.objectives},
+            peers=_of_peers(method.peers),
+            others=_tensorflow(others),
+            optimizers={
+                each.name: _tensorflow(each.optimizer.variables)
+                for each in method.objectives
+            },
         )
 
     def save(self, state: dict, best: bool = False) -> Path:
@@ -127,10 +135,18 @@ def load_peers(run_dir: Path, best: bool = False) -> tuple[list[Peer], DatasetIn
         )
     path, _ = found
     peers = [build_peer(name, info) for name in names]
-    method = tf.train.Checkpoint(peers=peers)
-    restored = tf.train.Checkpoint(method=method).read(str(path / "variables"))
+    restored = tf.train.Checkpoint(peers=_of_peers(peers)).read(str(path / "variables"))
     restored.assert_existing_objects_matched().expect_partial()
     return peers, info
+
+
+def _of_peers(peers: Sequence[Peer]) -> list[list[tf.Variable]]:
+    """The variables of each peer, in the order in which its code creates them."""
+    return [_tensorflow(peer.variables) for peer in peers]
+
+
+def _tensorflow(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
+    return [variable.value for variable in variables]
 
 
 def _newest(directory: Path, kind: str = "step", mend: bool = False):

@@ -31,9 +31,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
 
     def guarded(argv: list[str]) -> int | None:
-        if flags.FLAGS["verbosity"].using_default_value:
-            # TensorFlow reports every save at level "info".
-            logging.set_verbosity(logging.WARNING)
         try:
             return main(argv)
         except UserError as error:
@@ -47,7 +44,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            # At absl's own default, TensorFlow reports every save.
+            flags.FLAGS.verbosity = logging.WARNING
+        return rest
     except flags.Error as error:
         choices = re.search(r"--\w+=(\S*): value should be one of <(.*)>", str(error))
         hint = nearest(choices[1], choices[2].split("|")) if choices else ""

@@ -30,8 +30,8 @@ _RUN_DIR = flags.DEFINE_string(
     "runs/<dataset>_<method>_<peers>_seed<seed>.",
 )
 
-# Where things lie and what they run on: may change between two parts of one run.
-_MOVABLE = {
+# Where things lie and what they run on: no part of what a run is.
+_WHERE = {
     "cache_dir",
     "data_dir",
     "download",
@@ -104,12 +104,10 @@ def read_flags(run_dir: Path) -> dict[str, str]:
 
 def read_info(run_dir: Path) -> DatasetInfo | None:
     """Returns the data set's info frozen in a run directory; None in a new one."""
-    try:
-        return DatasetInfo.from_json(
-            json.loads((Path(run_dir) / "dataset.json").read_text())
-        )
-    except FileNotFoundError:
-        return None
+    path = Path(run_dir) / "dataset.json"
+    return (
+        DatasetInfo.from_json(json.loads(path.read_text())) if path.exists() else None
+    )
 
 
 def environment() -> dict:
@@ -150,46 +148,37 @@ class Journal:
     """A run directory, new or begun.
 
     Args:
-      directory: where it is.
+      directory: where it is; nothing is written before `begin`.
       values: the flags of this run, as text by name.
 
     Raises:
-      UserError: the directory belongs to a run with other flags, or cannot be
-        written.
+      UserError: the directory belongs to a run with other flags.
     """
 
     def __init__(self, directory: Path, values: Mapping[str, str]):
         self.directory = Path(directory)
-        kept = {name: text for name, text in values.items() if name != "run_dir"}
-        self._refuse_another_run(kept)
-        with writing_to(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._write(
-                "flags.cfg",
-                "# python -m afd_tf.train --flagfile=<this> --run_dir=<another>\n"
-                + "".join(f"--{name}={text}\n" for name, text in sorted(kept.items())),
-            )
-            self._write("environment.json", _pretty(environment()))
+        self.info = read_info(self.directory)
+        self._values = {
+            name: values[name] for name in sorted(values.keys() - {"run_dir"})
+        }
         self._tensorboard = None
+        if (self.directory / "checkpoints").exists():
+            self._refuse_another_run()
 
-    def _refuse_another_run(self, values: Mapping[str, str]) -> None:
-        try:
-            before = read_flags(self.directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise UserError(
-                f"cannot read {self.directory}: {error.strerror}."
-            ) from error
+    def _refuse_another_run(self) -> None:
+        before = read_flags(self.directory)
+        now = self._values
+        if now.get("augment") == "auto" and self.info:
+            now["augment"] = self.info.augment
         differing = sorted(
             name
-            for name in (before.keys() | values.keys()) - _MOVABLE
-            if before.get(name) != values.get(name)
+            for name in (before.keys() | now.keys()) - _WHERE
+            if before.get(name) != now.get(name)
         )
         if differing:
             shown = ", ".join(
                 f"--{name} was {before.get(name, 'not given')}, "
-                f"is now {values.get(name, 'not given')}"
+                f"is now {now.get(name, 'not given')}"
                 for name in differing
             )
             raise UserError(
@@ -197,10 +186,22 @@ class Journal:
                 "--run_dir, or the flags of that run to continue it."
             )
 
-    def freeze(self, info: DatasetInfo) -> None:
-        """Keeps what the run has to know of its data set."""
+    def begin(self, info: DatasetInfo) -> None:
+        """Writes what the run is: flags, data set and environment.
+
+        Args:
+          info: of the data set; a continued run keeps the one it began with.
+        """
+        self._values["augment"] = info.augment
         with writing_to(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._write(
+                "flags.cfg",
+                "# python -m afd_tf.train --flagfile=<this> --run_dir=<another>\n"
+                + "".join(f"--{name}={text}\n" for name, text in self._values.items()),
+            )
             self._write("dataset.json", _pretty(info.to_json()))
+            self._write("environment.json", _pretty(environment()))
 
     def forget_after(self, epoch: int) -> None:
         """Drops the metrics of epochs that a continued run will do again."""

@@ -27,7 +27,6 @@ from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.journal import (  # noqa: E402
     Journal,
     progress,
-    read_info,
     resolved_flags,
     run_dir_from_flags,
     say,
@@ -186,8 +185,7 @@ def main(argv: list[str]) -> int | None:
 
     run_dir = run_dir_from_flags(default_run_name(seed))
     journal = Journal(run_dir, resolved_flags())
-    dataset = data.from_flags(expected=read_info(run_dir))
-    journal.freeze(dataset.info)
+    dataset = data.from_flags(expected=journal.info)
     loaded = time.time()
 
     steps_per_epoch = dataset.steps_per_epoch(batch_size)
@@ -202,6 +200,7 @@ def main(argv: list[str]) -> int | None:
         "seconds": 0.0,
         "best_validation_accuracy": None,
     }
+    journal.begin(dataset.info)
     journal.forget_after(state["step"] // steps_per_epoch)
     describe(method, dataset, replicas, state, run_dir)
     built = time.time()

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import flags
 
 from afd_tf.errors import UserError
-from afd_tf.runtime import step_decay
+from afd_tf.runtime import StepDecay
 
 DECAY_MODES = ("coupled", "decoupled")
 
@@ -121,7 +121,7 @@ class Recipe:
         self, epochs: int, steps_per_epoch: int, name: str
     ) -> keras.optimizers.Optimizer:
         """Returns the optimizer, not yet built on variables."""
-        schedule = step_decay(
+        schedule = StepDecay(
             self.learning_rate, self.drops, self.drop_factor, epochs, steps_per_epoch
         )
         shared = {"decay": self.decay, "decay_mode": self.decay_mode, "name": name}

@@ -1,0 +1,171 @@
+"""The base class: `fit`, evaluation, the one reduction, and the simple methods."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from afd_tf import distill
+from afd_tf.distill.afd import AdversarialFeatureDistillation
+from afd_tf.distill.dml import MutualLearning
+from afd_tf.distill.independent import Independent
+from afd_tf.distill.optimizers import Recipe
+from afd_tf.errors import UserError
+from tests import tiny
+
+RECIPE = Recipe("sgd", learning_rate=0.05, decay=1e-3)
+
+
+def compiled(method):
+    method.compile(epochs=2, steps_per_epoch=3)
+    return method
+
+
+def evaluation(sizes=(8, 5)):
+    """Batches of 8, the last one filled up with weight 0."""
+    for seed, real in enumerate(sizes):
+        batch = tiny.batch(seed)
+        weight = (np.arange(8) < real).astype(np.float32)
+        yield {**batch, "weight": tf.constant(weight)}
+
+
+def test_fit_is_the_train_step():
+    def batches():
+        for seed in range(3):
+            yield tiny.batch(seed)
+
+    spec = {
+        "image": tf.TensorSpec([None, 8, 8, 3], tf.uint8),
+        "label": tf.TensorSpec([None], tf.int32),
+    }
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    names = ["resnet8", "resnet8"]
+    fitted = compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    history = fitted.fit(data, epochs=1, verbose=0).history
+    stepped = compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    step = tf.function(stepped.train_step, autograph=False)
+    for batch in batches():
+        metrics = step(batch)
+    np.testing.assert_allclose(
+        history["peer_0/loss_logit"], [metrics["peer_0/loss_logit"]], rtol=1e-5
+    )
+    for one, other in zip(fitted.variables, stepped.variables, strict=True):
+        np.testing.assert_allclose(
+            one.value.numpy(), other.value.numpy(), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_evaluation_counts_each_picture_once():
+    method = compiled(Independent(tiny.peers("resnet8", "resnet14")))
+    hits, ensemble_hits, examples = np.zeros(2), 0.0, 0.0
+    for batch in evaluation():
+        result = method.test_step(batch)
+        logits = [o.logits.numpy().astype(np.float64) for o in method(batch["image"])]
+        softmax = [np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in logits]
+        label, weight = batch["label"].numpy(), batch["weight"].numpy()
+        hits += [((z.argmax(1) == label) * weight).sum() for z in logits]
+        ensemble_hits += ((sum(softmax).argmax(1) == label) * weight).sum()
+        examples += weight.sum()
+    assert examples == 13
+    np.testing.assert_allclose(result["peer_0/accuracy"], hits[0] / 13, rtol=1e-6)
+    np.testing.assert_allclose(result["peer_1/accuracy"], hits[1] / 13, rtol=1e-6)
+    np.testing.assert_allclose(
+        result["ensemble/accuracy"], ensemble_hits / 13, rtol=1e-6
+    )
+
+
+def test_keras_evaluate_agrees():
+    method = compiled(Independent(tiny.peers("resnet8")))
+    for metric in method.accuracies.values():
+        metric.reset_state()
+    for batch in evaluation():
+        expected = method.test_step(batch)
+    spec = {name: tf.TensorSpec.from_tensor(value) for name, value in batch.items()}
+    data = tf.data.Dataset.from_generator(evaluation, output_signature=spec)
+    result = method.evaluate(data, return_dict=True, verbose=0)
+    assert result["peer_0/accuracy"] == pytest.approx(
+        float(expected["peer_0/accuracy"])
+    )
+
+
+def test_independent_peers_are_each_alone():
+    pair = compiled(Independent(tiny.peers("resnet8", "resnet14"), recipe=RECIPE))
+    alone = compiled(Independent([tiny.peers("resnet8", "resnet14")[0]], recipe=RECIPE))
+    for seed in range(2):
+        pair.train_step(tiny.batch(seed))
+        alone.train_step(tiny.batch(seed))
+    for one, other in zip(
+        pair.peers[0].variables, alone.peers[0].variables, strict=True
+    ):
+        np.testing.assert_allclose(
+            one.value.numpy(), other.value.numpy(), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_mutual_learning_without_divergence_is_independent():
+    batch = tiny.batch()
+    mutual = compiled(
+        MutualLearning(tiny.peers("resnet8", "resnet8"), logit_weight=0.0)
+    )
+    independent = compiled(Independent(tiny.peers("resnet8", "resnet8")))
+    mutual.train_step(batch)
+    independent.train_step(batch)
+    for one, other in zip(mutual.variables, independent.variables, strict=True):
+        np.testing.assert_array_equal(one.value.numpy(), other.value.numpy())
+
+
+def test_gradient_norm_and_loss_are_those_of_the_mean_over_the_batch():
+    method = compiled(Independent(tiny.peers("resnet8"), recipe=RECIPE))
+    batch = tiny.batch()
+    (copy,) = tiny.peers("resnet8")
+    variables = [v.value for v in copy.trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = copy(batch["image"], training=True).logits
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+        )
+    flat = np.concatenate([g.numpy().ravel() for g in tape.gradient(loss, variables)])
+    metrics = method.train_step(batch)
+    np.testing.assert_allclose(metrics["peer_0/loss_logit"], loss, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["peer_0/gradient_norm_logit"], np.linalg.norm(flat), rtol=1e-4
+    )
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="Did you mean 'sequential'"):
+        Independent(tiny.peers("resnet8"), update_order="sequentially")
+    with pytest.raises(UserError, match="Did you mean 'coupled'"):
+        Independent(
+            tiny.peers("resnet8"), recipe=Recipe("sgd", 0.1, 0.0, decay_mode="couple")
+        )
+    with pytest.raises(UserError, match="above 0"):
+        MutualLearning(tiny.peers("resnet8", "resnet8"), temperature=0.0)
+
+
+@pytest.mark.parametrize("name", distill.METHODS)
+def test_methods_by_name(name):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    before = flags.FLAGS.method
+    flags.FLAGS.method = name
+    try:
+        method = compiled(distill.method_from_flags(tiny.peers("resnet8", "resnet8")))
+    finally:
+        flags.FLAGS.method = before
+    losses = {each.name.split("/")[1] for each in method.objectives}
+    expected = {"afd": {"logit", "discriminator", "feature"}}.get(name, {"logit"})
+    assert losses == expected
+
+
+def test_the_recipe_is_the_papers_by_default():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    method = distill.METHODS["afd"](tiny.peers("resnet8", "resnet8"))
+    assert method.recipe == Recipe("sgd", 0.1, 1e-4, "coupled", (0.5, 0.75), 0.1, 0.9)
+    assert method.adversarial_recipe == Recipe(
+        "adam", 2e-5, 0.1, "coupled", (0.25, 0.5), 0.1
+    )
+    assert (method.temperature, method.logit_weight) == (3.0, 1.0)
+    assert method.adversarial_weight == 1.0
+    assert method.update_order == "simultaneous"

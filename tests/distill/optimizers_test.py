@@ -1,0 +1,67 @@
+"""The optimizers against torch's formulas in NumPy, and decay in both modes."""
+
+import keras
+import numpy as np
+import pytest
+
+from afd_tf.distill.optimizers import SGD, Adam, Recipe
+
+GRADIENTS = np.random.default_rng(1).normal(size=(6, 5))
+START = np.random.default_rng(2).normal(size=5)
+
+
+def run(optimizer):
+    variable = keras.Variable(START.astype(np.float32))
+    optimizer.build([variable])
+    for gradient in GRADIENTS:
+        optimizer.apply([keras.ops.array(gradient, "float32")], [variable])
+    return variable.numpy()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_sgd(nesterov, mode):
+    mine = run(SGD(0.1, decay=0.5, decay_mode=mode, momentum=0.9, nesterov=nesterov))
+    weight, buffer = START, 0.0
+    for loss_gradient in GRADIENTS:
+        gradient = loss_gradient + (0.5 * weight if mode == "coupled" else 0.0)
+        if mode == "decoupled":
+            weight = weight - 0.1 * 0.5 * weight
+        buffer = 0.9 * buffer + gradient
+        weight = weight - 0.1 * (gradient + 0.9 * buffer if nesterov else buffer)
+    np.testing.assert_allclose(mine, weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_adam(mode):
+    # A large epsilon shows on which side of the bias correction it stands.
+    mine = run(Adam(0.01, decay=0.5, decay_mode=mode, epsilon=0.1))
+    weight, first, second = START, 0.0, 0.0
+    for step, loss_gradient in enumerate(GRADIENTS, start=1):
+        gradient = loss_gradient + (0.5 * weight if mode == "coupled" else 0.0)
+        if mode == "decoupled":
+            weight = weight - 0.01 * 0.5 * weight
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = np.sqrt(second / (1 - 0.999**step)) + 0.1
+        weight = weight - 0.01 * first / (1 - 0.9**step) / corrected
+    np.testing.assert_allclose(mine, weight, rtol=1e-5)
+
+
+def test_decoupled_adam_agrees_with_keras():
+    mine = run(Adam(0.01, decay=0.5, decay_mode="decoupled", epsilon=1e-7))
+    keras_own = run(keras.optimizers.AdamW(0.01, weight_decay=0.5, epsilon=1e-7))
+    np.testing.assert_allclose(mine, keras_own, rtol=1e-5)
+
+
+def test_a_drop_of_the_learning_rate_acts_at_once():
+    recipe = Recipe("sgd", learning_rate=1.0, decay=0.0, drops=(0.5,))
+    optimizer = recipe.build(epochs=2, steps_per_epoch=1, name="sgd")
+    variable = keras.Variable(np.zeros(1, np.float32))
+    optimizer.build([variable])
+    one = keras.ops.ones(1)
+    optimizer.apply([one], [variable])
+    np.testing.assert_allclose(variable.numpy(), [-1.0])
+    # Buffer 0.9 + 1 at learning rate 0.1; Keras' own would still move 0.9 + 0.1.
+    optimizer.apply([one], [variable])
+    np.testing.assert_allclose(variable.numpy(), [-1.19], rtol=1e-6)
