@@ -1,9 +1,11 @@
 """What every main does first: a quiet TensorFlow, and one line for a user's mistake."""
 
+import contextlib
+import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
@@ -11,7 +13,7 @@ from afd_tf.errors import UserError, nearest
 
 
 def prepare_environment(training: bool = False) -> None:
-    """Sets what TensorFlow reads once, when it is imported; call it before.
+    """Imports TensorFlow, with what it reads only then set before, and quietly.
 
     Args:
       training: switches oneDNN's kernels on, which halve the time of a training step
@@ -22,6 +24,24 @@ def prepare_environment(training: bool = False) -> None:
     # Without a GPU, TensorFlow reports at level "error" that it found none.
     level = "1" if os.path.exists("/proc/driver/nvidia") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
+    with _silenced_stderr():
+        importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Drops what TensorFlow's C++ code says before it knows the log level.
+
+    An exception of Python is shown after stderr is back.
+    """
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

@@ -27,7 +27,7 @@ _RUN_DIR = flags.DEFINE_string(
     "run_dir",
     None,
     "Where the run is kept; train continues what it finds there. Default: "
-    "runs/<dataset>_<method>_<peers>_seed<seed>.",
+    "runs/<dataset>_<method>_<peers>_<seed>.",
 )
 
 # Where things lie and what they run on: no part of what a run is.

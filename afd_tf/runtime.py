@@ -16,6 +16,9 @@ _STRATEGY = flags.DEFINE_string(
     "auto: all GPUs, or one device where there are not several; one: the first GPU, "
     "or the CPU; mirrored: MirroredStrategy over all GPUs (or logical CPUs).",
 )
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 128, "Pictures a step, over all replicas.", lower_bound=1
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Of the initial weights, the order of the pictures and augmentation."
 )
@@ -43,17 +46,19 @@ def seed_from_flags() -> int:
     return _SEED.value
 
 
-def check_batch_size(batch_size: int, replicas: int) -> None:
-    """Refuses a global batch that leaves a replica without pictures.
+def batch_size_from_flags(strategy: tf.distribute.Strategy) -> int:
+    """Returns --batch_size, the pictures of a step over all replicas.
 
     Raises:
-      UserError: the batch is smaller than the number of replicas.
+      UserError: it leaves a replica without pictures.
     """
-    if batch_size < replicas:
+    replicas = strategy.num_replicas_in_sync
+    if _BATCH_SIZE.value < replicas:
         raise UserError(
-            f"--batch_size={batch_size} is smaller than the {replicas} replicas that "
-            f"share it: give at least {replicas}."
+            f"--batch_size={_BATCH_SIZE.value} is smaller than the {replicas} replicas "
+            f"that share it: give at least {replicas}."
         )
+    return _BATCH_SIZE.value
 
 
 class StepDecay(keras.optimizers.schedules.LearningRateSchedule):

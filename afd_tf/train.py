@@ -8,6 +8,7 @@ save first. The last line on stdout is `summary.json` as one line.
 """
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
-from afd_tf import data, distill, models, runtime  # noqa: E402
+from afd_tf import artifact, data, distill, models, runner, runtime  # noqa: E402
 from afd_tf.checkpoint import Checkpoints  # noqa: E402
 from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.journal import (  # noqa: E402
@@ -32,15 +33,7 @@ from afd_tf.journal import (  # noqa: E402
     say,
 )
 
-_PEERS = flags.DEFINE_list(
-    "peers",
-    ["resnet8", "resnet20"],
-    "Any number of networks, of any kinds, repeats allowed; e.g. resnet20,wrn_28_2.",
-)
 _EPOCHS = flags.DEFINE_integer("epochs", 300, "Length of the run.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 128, "Pictures a step, over all replicas.", lower_bound=1
-)
 _SAVE_MINUTES = flags.DEFINE_float(
     "save_minutes",
     10.0,
@@ -178,19 +171,20 @@ def main(argv: list[str]) -> int | None:
         )
     imported = time.time()
     strategy = runtime.strategy_from_flags()
-    replicas = strategy.num_replicas_in_sync
-    batch_size, epochs = _BATCH_SIZE.value, _EPOCHS.value
-    runtime.check_batch_size(batch_size, replicas)
+    batch_size = runtime.batch_size_from_flags(strategy)
+    epochs = _EPOCHS.value
     seed = runtime.seed_from_flags()
 
-    run_dir = run_dir_from_flags(default_run_name(seed))
+    run_dir = run_dir_from_flags(default_run_name())
     journal = Journal(run_dir, resolved_flags())
     dataset = data.from_flags(expected=journal.info)
     loaded = time.time()
 
     steps_per_epoch = dataset.steps_per_epoch(batch_size)
     with strategy.scope():
-        peers = [models.build_peer(name, dataset.info) for name in _PEERS.value]
+        peers = models.peers_from_flags(dataset.info)
+        # A wrong --peer shows now, not at the export after the training.
+        runner.chosen_peer_from_flags(peers)
         method = distill.method_from_flags(peers)
         method.compile(epochs=epochs, steps_per_epoch=steps_per_epoch)
     checkpoints = Checkpoints(run_dir, method)
@@ -202,7 +196,7 @@ def main(argv: list[str]) -> int | None:
     }
     journal.begin(dataset.info)
     journal.forget_after(state["step"] // steps_per_epoch)
-    describe(method, dataset, replicas, state, run_dir)
+    describe(method, dataset, strategy, state, run_dir)
     built = time.time()
 
     iterator = iter(
@@ -255,7 +249,9 @@ def main(argv: list[str]) -> int | None:
                     seconds=state["seconds"] + time.time() - began,
                 )
                 bar.update(min(taken * batch_size, bar.total - bar.n))
-                if time.time() - saved > 60 * _SAVE_MINUTES.value:
+                # Not at the end: that checkpoint follows the epoch's line of metrics.
+                unfinished = first < steps_per_epoch
+                if unfinished and time.time() - saved > 60 * _SAVE_MINUTES.value:
                     checkpoints.save(state)
                     saved = time.time()
         if first < steps_per_epoch:
@@ -282,21 +278,23 @@ def main(argv: list[str]) -> int | None:
         if stop.received is not None and epoch + 1 < epochs:
             return stop_early(run_dir, stop.received)
 
-    summary = summarize(method, dataset, state, accuracies or evaluate("test"), seed)
+    summary = summarize(method, dataset, state, accuracies or evaluate("test"))
     journal.write_summary(summary)
+    if artifact.export_wanted():
+        summary["exported"] = artifact.export_from_flags(run_dir, dataset)
+        journal.write_summary(summary)
     print(json.dumps(summary))
     return None
 
 
-def default_run_name(seed: int) -> str:
+def default_run_name() -> str:
     """Returns the name of a run directory from the flags."""
     values = resolved_flags()
-    source = values["dataset"].replace("/", "_").replace(":", "_")
-    peers = "-".join(_PEERS.value)
-    return f"{source}_{values['method']}_{peers}_seed{seed}"
+    name = "_".join(values[flag] for flag in ("dataset", "method", "peers", "seed"))
+    return re.sub(r"[^\w.]+", "-", name)
 
 
-def describe(method, dataset, replicas: int, state, run_dir) -> None:
+def describe(method, dataset, strategy, state, run_dir) -> None:
     """Says what is about to run."""
     info = dataset.info
     shape = "x".join(map(str, info.image_shape))
@@ -307,8 +305,8 @@ def describe(method, dataset, replicas: int, state, run_dir) -> None:
     )
     peers = ", ".join(f"{peer.name} ({peer.parameters:,})" for peer in method.peers)
     say(
-        f"{type(method).__name__}: {peers} on {replicas} replica(s), "
-        f"batch {_BATCH_SIZE.value}."
+        f"{type(method).__name__}: {peers} on "
+        f"{strategy.num_replicas_in_sync} replica(s)."
     )
     if state["step"]:
         say(f"continuing {run_dir} after step {state['step']}.")
@@ -367,7 +365,7 @@ def report_epoch(metrics: Mapping[str, float], epochs: int, peers) -> None:
     )
 
 
-def summarize(method, dataset, state, accuracies: Mapping[str, float], seed) -> dict:
+def summarize(method, dataset, state, accuracies: Mapping[str, float]) -> dict:
     """Returns `summary.json`; accuracies are of the last epoch, on the test split."""
     values = resolved_flags()
     pictures = _EPOCHS.value * dataset.info.examples["train"]
@@ -386,8 +384,8 @@ def summarize(method, dataset, state, accuracies: Mapping[str, float], seed) -> 
         "mean_accuracy": accuracies["mean/accuracy"],
         "ensemble_accuracy": accuracies["ensemble/accuracy"],
         "epochs": _EPOCHS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "seed": seed,
+        "batch_size": int(values["batch_size"]),
+        "seed": int(values["seed"]),
         "seconds": round(state["seconds"], 1),
         "images_per_second": round(pictures / state["seconds"], 1),
     }

@@ -1,9 +1,10 @@
 """Schedules step by step, and the refusals."""
 
 import pytest
+from absl.testing import flagsaver
 
 from afd_tf.errors import UserError
-from afd_tf.runtime import StepDecay, check_batch_size
+from afd_tf.runtime import StepDecay, batch_size_from_flags
 
 
 @pytest.mark.parametrize(
@@ -32,5 +33,10 @@ def test_drops_outside_the_run_are_refused():
 
 
 def test_batch_smaller_than_the_replicas_is_refused():
-    with pytest.raises(UserError, match="at least 8"):
-        check_batch_size(4, 8)
+    class FourReplicas:
+        num_replicas_in_sync = 4
+
+    with flagsaver.as_parsed(batch_size="3"), pytest.raises(UserError, match="least 4"):
+        batch_size_from_flags(FourReplicas())
+    with flagsaver.as_parsed(batch_size="4"):
+        assert batch_size_from_flags(FourReplicas()) == 4

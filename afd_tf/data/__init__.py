@@ -294,7 +294,14 @@ def load(
                 source, split, augment=augment, padding=padding
             )
     if validation_examples:
-        kept, held_out = _hold_out(source, whole["train"].labels(), validation_examples)
+        # A stream must be read to its end for the labels; once is enough.
+        labels = cache.value(
+            {"labels": source.fingerprint("train")},
+            lambda: whole["train"].labels().tolist(),
+        )
+        kept, held_out = _hold_out(
+            source, np.array(labels, np.int32), validation_examples
+        )
         whole["validation"] = whole["train"].select(held_out)
         whole["train"] = whole["train"].select(kept)
         counts["validation"], counts["train"] = len(held_out), len(kept)
@@ -321,7 +328,10 @@ def load(
         variance=tuple(variance),
         augment=augment,
     )
-    logging.info("data set: %s", info)
+    logging.info(
+        "%s: pictures of shape %s, %d classes, %s, augmentation %s",
+        *(info.name, info.image_shape, info.num_classes, info.examples, info.augment),
+    )
     return Dataset(info, whole)
 
 

@@ -182,22 +182,11 @@ def random_resized_crop_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     right = left + box_width - 1
     first_column = tf.where(mirrored, right, left)
     last_column = tf.where(mirrored, left, right)
-    rows = tf.maximum(tf.cast(height, tf.float32) - 1, 1)
-    columns = tf.maximum(tf.cast(width, tf.float32) - 1, 1)
-    pixels = tf.image.crop_and_resize(
-        images,
-        tf.stack(
-            [
-                top / rows,
-                first_column / columns,
-                (top + box_height - 1) / rows,
-                last_column / columns,
-            ],
-            axis=1,
-        ),
-        tf.range(batch),
-        [height, width],
-    )
+    corners = tf.stack([top, first_column, top + box_height - 1, last_column], axis=1)
+    last = tf.cast(tf.stack([height, width, height, width]) - 1, tf.float32)
+    # Rounding must not put a sample outside the picture, where the op gives black.
+    corners = tf.clip_by_value(corners / tf.maximum(last, 1), 1e-5, 1 - 1e-5)
+    pixels = tf.image.crop_and_resize(images, corners, tf.range(batch), [height, width])
     return tf.ensure_shape(to_uint8(pixels), images.shape)
 
 

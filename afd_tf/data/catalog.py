@@ -91,7 +91,7 @@ def _image_and_label(name: str, features: Any) -> tuple[Any, Any]:
         or image.shape[2] not in (1, 3)
     ):
         listed = ", ".join(
-            f"{key}: {type(feature).__name__}" for key, feature in found.items()
+            f"{key}: {type(feature).__name__}" for key, feature in sorted(found.items())
         )
         raise UserError(
             f"{name} is no image classification data set: expected the features image "

@@ -65,11 +65,9 @@ def read_picture(
     if image_size is not None:
         side = min(image.size)
         left, top = ((length - side) // 2 for length in image.size)
-        image = image.resize(
-            (image_size, image_size),
-            Image.Resampling.BILINEAR,
-            box=(left, top, left + side, top + side),
-        )
+        # `resize(box=...)` would let pixels outside the box in.
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 

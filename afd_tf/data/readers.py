@@ -275,6 +275,7 @@ class StreamReader:
 def _seed(seed: int, number: tf.Tensor, stream: int) -> tf.Tensor:
     """Returns the int64 [2] seed of an epoch, a step or a picture."""
     pair = tf.stack([tf.constant(seed, tf.int64), tf.cast(number, tf.int64)])
+    stream = tf.constant(stream, tf.int64)  # an int32 would cut the result to 32 bits
     return tf.random.experimental.stateless_fold_in(pair, stream, alg="philox")
 
 

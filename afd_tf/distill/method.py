@@ -145,7 +145,8 @@ class Method(keras.Model):
             optimizer.build(variables)
             self.objectives.append(Objective(name, variables, optimizer))
         self.accuracies = {
-            f"{name}/accuracy": keras.metrics.Mean(name=f"{name}/accuracy")
+            # float64: a count of pictures stays exact.
+            f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
             for name in (*map("peer_{}".format, range(len(self.peers))), "ensemble")
         }
         # Keras asks for one optimizer; its own training step, the only place that

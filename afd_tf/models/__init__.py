@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 import tensorflow as tf
+from absl import flags
 
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import unknown_name
@@ -11,7 +12,20 @@ from afd_tf.models.peer import Peer, PeerOutput
 from afd_tf.models.resnet import ResNet
 from afd_tf.models.wide_resnet import WideResNet
 
-__all__ = ["PEERS", "Peer", "PeerOutput", "build_peer", "multiply_adds"]
+__all__ = [
+    "PEERS",
+    "Peer",
+    "PeerOutput",
+    "build_peer",
+    "multiply_adds",
+    "peers_from_flags",
+]
+
+_PEERS = flags.DEFINE_list(
+    "peers",
+    ["resnet8", "resnet20"],
+    "Any number of networks, of any kinds, repeats allowed; e.g. resnet20,wrn_28_2.",
+)
 
 # Pattern of the name → the class, called with the pattern's numbers; the names are
 # the usual ones, and any other depth or width that fits the formula works as well.
@@ -67,6 +81,11 @@ def build_peer(name: str, info: DatasetInfo) -> Peer:
             return peer
     known = [name for _, names in PEERS.values() for name in names]
     raise unknown_name("peer", name, known)
+
+
+def peers_from_flags(info: DatasetInfo) -> list[Peer]:
+    """Builds the networks that --peers names, in its order; see `build_peer`."""
+    return [build_peer(name, info) for name in _PEERS.value]
 
 
 def multiply_adds(peer: Peer, image_shape: tuple[int, int, int]) -> int:

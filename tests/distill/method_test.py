@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
+from absl.testing import flagsaver
 
 from afd_tf import distill
 from afd_tf.distill.afd import AdversarialFeatureDistillation
@@ -145,23 +145,16 @@ def test_refusals():
 
 @pytest.mark.parametrize("name", distill.METHODS)
 def test_methods_by_name(name):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    before = flags.FLAGS.method
-    flags.FLAGS.method = name
-    try:
+    with flagsaver.as_parsed(method=name):
         method = compiled(distill.method_from_flags(tiny.peers("resnet8", "resnet8")))
-    finally:
-        flags.FLAGS.method = before
     losses = {each.name.split("/")[1] for each in method.objectives}
     expected = {"afd": {"logit", "discriminator", "feature"}}.get(name, {"logit"})
     assert losses == expected
 
 
 def test_the_recipe_is_the_papers_by_default():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    method = distill.METHODS["afd"](tiny.peers("resnet8", "resnet8"))
+    with flagsaver.as_parsed(method="afd"):
+        method = distill.method_from_flags(tiny.peers("resnet8", "resnet8"))
     assert method.recipe == Recipe("sgd", 0.1, 1e-4, "coupled", (0.5, 0.75), 0.1, 0.9)
     assert method.adversarial_recipe == Recipe(
         "adam", 2e-5, 0.1, "coupled", (0.25, 0.5), 0.1

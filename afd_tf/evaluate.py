@@ -1,0 +1,58 @@
+"""Measures a run directory or an artifact on the pictures it has not seen.
+
+    python -m afd_tf.evaluate --artifact=runs/cifar
+    python -m afd_tf.evaluate --artifact=savedmodels/x/1
+    python -m afd_tf.evaluate --artifact=savedmodels/x/1/model.tflite [--data_dir=DIR]
+
+The data set is the one it was trained on, opened as the run did; --dataset=... names
+another one with the same classes. The last line on stdout is one JSON object.
+"""
+
+import json
+
+from afd_tf.command_line import prepare_environment, run
+
+prepare_environment()
+
+from absl import flags  # noqa: E402
+
+from afd_tf.errors import UserError  # noqa: E402
+from afd_tf.runner import (  # noqa: E402
+    dataset_from_flags,
+    load_runner_from_flags,
+    measure,
+)
+
+_ARTIFACT = flags.DEFINE_string(
+    "artifact",
+    None,
+    "What to measure: a run directory, a SavedModel, a version that export wrote, or "
+    "a .tflite file.",
+)
+
+_SPLIT = "test"
+
+
+def main(argv: list[str]) -> None:
+    """Measures what the command line names."""
+    if len(argv) > 1 or _ARTIFACT.value is None:
+        raise UserError("give what to measure, e.g. --artifact=runs/digits.")
+    runner = load_runner_from_flags(_ARTIFACT.value)
+    dataset = dataset_from_flags(runner.info, runner.run_flags)
+    measured = measure(runner, dataset, _SPLIT)
+    if runner.format != "checkpoint":
+        # One network has no mean and no ensemble.
+        measured = {name: measured[name] for name in ("examples", "accuracy")}
+    result = {
+        "artifact": str(runner.path),
+        "format": runner.format,
+        "name": runner.networks[runner.chosen].name,
+        "dataset": dataset.info.name,
+        "split": _SPLIT,
+        **measured,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,415 @@
+"""One interface to everything that turns pictures into logits.
+
+Run directories and what `afd_tf.artifact` writes from them, loaded by `load_runner` and
+measured by `measure`.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from afd_tf import data
+from afd_tf.checkpoint import load_peers
+from afd_tf.data import DatasetInfo
+from afd_tf.errors import UserError, unknown_name
+from afd_tf.journal import progress, read_flags
+from afd_tf.models import Peer
+
+_PEER = flags.DEFINE_string(
+    "peer",
+    None,
+    "Which peer of the run: its number (from 0) or name. Default: the one with the "
+    "fewest parameters.",
+)
+
+SIGNATURE = "serving_default"
+MANIFEST = "manifest.json"
+
+_EVALUATION_BATCH = 256
+
+# What reading a .tflite file raises if it is cut off or another program's.
+_NOT_OURS = (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError)
+
+# Each interpreter has its own copy of the weights.
+_MOST_INTERPRETERS = 8
+
+
+class Network(NamedTuple):
+    """A network that can be run.
+
+    Attributes:
+      name: of the peer.
+      logits: uint8 [B, h, w, c] → float32 [B, classes], for any B.
+    """
+
+    name: str
+    logits: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """A run directory or an artifact, loaded.
+
+    Attributes:
+      path: where it was loaded from.
+      format: "checkpoint", or a format of `afd_tf.artifact`.
+      info: the data set that it was trained on.
+      run_flags: flags of the run that it comes from, as text by name; empty for a
+        .tflite file without its manifest.
+      networks: all peers of a run directory, or the one that an artifact holds.
+      chosen: which of them is meant.
+    """
+
+    path: Path
+    format: str
+    info: DatasetInfo
+    run_flags: Mapping[str, str]
+    networks: Sequence[Network]
+    chosen: int = 0
+
+    @property
+    def description(self) -> str:
+        """A few words for messages."""
+        return f"{self.networks[self.chosen].name} ({self.format})"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures that it takes."""
+        return self.info.image_shape
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per logit."""
+        return self.info.class_names
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Runs the chosen network.
+
+        Args:
+          images: uint8 [B, h, w, c], raw pixels.
+
+        Returns:
+          float32 [B, classes].
+        """
+        return self.networks[self.chosen].logits(images)
+
+
+def load_runner_from_flags(path: Path) -> Runner:
+    """Loads what lies at `path`, with the peer that --peer chooses."""
+    return load_runner(path, peer=_PEER.value)
+
+
+def load_runner(path: Path, *, peer: str | None = None) -> Runner:
+    """Loads anything that turns pictures into logits.
+
+    Args:
+      path: a run directory, a SavedModel, a version that `export` wrote (of which
+        the SavedModel is taken, if it has one), or a .tflite file.
+      peer: number or name of a peer; None is the smallest one.
+
+    Raises:
+      UserError: it is none of these, it is damaged, or there is no such peer.
+    """
+    path = Path(path)
+    if path.is_file():
+        runner = _load_tflite(path)
+    elif (path / "saved_model.pb").is_file():
+        runner = _load_saved_model(path)
+    elif (path / "flags.cfg").is_file():
+        return _load_run(path, peer)
+    else:
+        runner = _load_tflite(_first_file(path))
+    if peer is not None:
+        _choose([network.name for network in runner.networks], peer)
+    return runner
+
+
+def _first_file(path: Path) -> Path:
+    """Returns the first file that an export without a SavedModel consists of."""
+    if not path.exists():
+        raise UserError(f"there is no artifact {path}.")
+    if (path / MANIFEST).is_file():
+        for written in _read_manifest(path)["formats"].values():
+            if (path / written["path"]).is_file():
+                return path / written["path"]
+    raise UserError(
+        f"{path} is no artifact: expected a run directory (with flags.cfg), a "
+        "SavedModel or a version of it (with saved_model.pb), or a .tflite file."
+    )
+
+
+def _load_run(path: Path, choice: str | None) -> Runner:
+    peers, info = load_peers(path)
+    return Runner(
+        path=path,
+        format="checkpoint",
+        info=info,
+        run_flags=read_flags(path),
+        networks=[_peer_network(peer, info.image_shape) for peer in peers],
+        chosen=_chosen_peer(peers, choice),
+    )
+
+
+def _peer_network(peer: Peer, image_shape: Sequence[int]) -> Network:
+    # One trace for every batch size.
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *image_shape], tf.uint8)],
+        autograph=False,
+    )
+    def logits(images):
+        return peer(images, training=False).logits
+
+    return Network(peer.name, lambda images: logits(images).numpy())
+
+
+def _load_saved_model(path: Path) -> Runner:
+    manifest = _read_manifest(path)
+    for name in manifest["files"]:
+        if name == "saved_model.pb" or name.startswith("variables/"):
+            _check_file(path / name, manifest["files"][name])
+    try:
+        loaded = tf.saved_model.load(str(path))
+    # E.g. an operator of another version of TensorFlow; what it raises is not said.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"TensorFlow cannot load {path}: {reason}") from error
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        # `loaded` and not its signature: the variables live as long as it does.
+        return loaded.signatures[SIGNATURE](image=tf.constant(images))["logits"].numpy()
+
+    return _artifact_runner(path, "saved_model", manifest, logits)
+
+
+def _load_tflite(path: Path) -> Runner:
+    content = _read_bytes(path)
+    run_flags = {}
+    # The file may have been moved, perhaps to where another program's manifest is.
+    with contextlib.suppress(_ManifestError):
+        manifest = _read_manifest(path.parent)
+        if path.name in manifest["files"]:
+            _check_file(path, manifest["files"][path.name])
+            run_flags = manifest["flags"]
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            description = json.loads(archive.read(MANIFEST))
+        return _artifact_runner(
+            path,
+            "tflite",
+            {**description, "flags": run_flags},
+            _Interpreters(content).logits,
+        )
+    except _NOT_OURS as error:
+        raise UserError(
+            f"{path} is damaged, or is not a .tflite file that "
+            f"`python -m afd_tf.export` wrote ({error})."
+        ) from error
+
+
+def _artifact_runner(path, kind, manifest, logits) -> Runner:
+    return Runner(
+        path=path,
+        format=kind,
+        info=DatasetInfo.from_json(manifest["dataset"]),
+        run_flags=manifest["flags"],
+        networks=[Network(manifest["name"], logits)],
+    )
+
+
+class _Interpreters:
+    """Runs a .tflite file for one picture on as many pictures as there are processors.
+
+    Args:
+      content: of the file.
+
+    Raises:
+      ValueError: it is no TFLite model, or has another signature than ours.
+    """
+
+    def __init__(self, content: bytes):
+        self._content = content
+        self._functions = [self._function()]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Returns float32 [B, classes] for uint8 [B, h, w, c]."""
+        workers = min(os.cpu_count() or 1, _MOST_INTERPRETERS, len(images))
+        while len(self._functions) < workers:
+            self._functions.append(self._function())
+
+        def run(function, part):
+            return [function(image=image[np.newaxis])["logits"] for image in part]
+
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            parts = pool.map(run, self._functions, np.array_split(images, workers))
+            return np.concatenate([logits for part in parts for logits in part])
+
+    def _function(self):
+        # Here, because most of what uses this module runs no .tflite file.
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=self._content, num_threads=1)
+        return interpreter.get_signature_runner(SIGNATURE)
+
+
+class _ManifestError(UserError):
+    """A directory without a manifest of ours."""
+
+
+def _read_manifest(directory: Path) -> dict:
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        DatasetInfo.from_json(manifest["dataset"])
+        if manifest.keys() >= {"name", "flags", "formats", "files"}:
+            return manifest
+        reason = "it lacks entries"
+    except FileNotFoundError:
+        reason = "it is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    raise _ManifestError(
+        f"{path} is not what `python -m afd_tf.export` writes beside an artifact: "
+        f"{reason}."
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+
+
+def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    if hashlib.sha256(_read_bytes(path)).hexdigest() != expected["sha256"]:
+        raise UserError(
+            f"{path} is not the file that {MANIFEST} describes: it is damaged or was "
+            "replaced."
+        )
+
+
+def chosen_peer_from_flags(peers: Sequence[Peer]) -> int:
+    """Returns the number of the peer that --peer chooses.
+
+    Raises:
+      UserError: there is no such peer.
+    """
+    return _chosen_peer(peers, _PEER.value)
+
+
+def _chosen_peer(peers: Sequence[Peer], choice: str | None) -> int:
+    """Returns the number of the peer that is meant; None means the smallest."""
+    if choice is None:
+        return min(range(len(peers)), key=lambda number: peers[number].parameters)
+    return _choose([peer.name for peer in peers], choice)
+
+
+def _choose(names: Sequence[str], choice: str) -> int:
+    if choice.isdecimal():
+        if int(choice) < len(names):
+            return int(choice)
+        raise UserError(
+            f"there is no peer {choice}: there are {len(names)}, counted from 0 "
+            f"({', '.join(names)})."
+        )
+    if choice not in names:
+        raise unknown_name("peer", choice, names)
+    if names.count(choice) > 1:
+        raise UserError(
+            f"{names.count(choice)} peers are called {choice!r}: give the number of "
+            f"one of {', '.join(names)}, counted from 0."
+        )
+    return names.index(choice)
+
+
+def dataset_from_flags(info: DatasetInfo, run_flags: Mapping[str, str]) -> data.Dataset:
+    """Opens the data set of a run or an artifact, as the run did.
+
+    Flags on the command line come first, then those of the run, then defaults. For
+    another --dataset than the run's, only the size of the pictures is the run's.
+
+    Args:
+      info: the data set that was trained on.
+      run_flags: of the run, as text by name.
+
+    Raises:
+      UserError: the data set cannot be had, or has other classes or pictures.
+    """
+    known = flags.FLAGS.flags_by_module_dict()[data.__name__]
+    values = {flag.name: run_flags.get(flag.name) for flag in known}
+    given = flags.FLAGS["dataset"]
+    if not given.using_default_value and given.value not in (
+        info.name,
+        run_flags.get("dataset"),
+    ):
+        values = {"image_size": values["image_size"]}
+    values["dataset"] = info.name
+    for name in ("cache_dir", "data_dir"):
+        # The run may have been on another machine.
+        if values.get(name) and not Path(values[name]).is_dir():
+            values[name] = None
+    for name, value in values.items():
+        if value is not None:
+            # Leaves alone what the command line has set.
+            flags.FLAGS.set_default(name, value)
+    return data.from_flags(expected=info)
+
+
+def measure(runner: Runner, dataset: data.Dataset, split: str = "test") -> dict:
+    """Counts what each network of a runner gets right.
+
+    Args:
+      runner: what to measure.
+      dataset: with the runner's classes and shape of pictures.
+      split: of the data set.
+
+    Returns:
+      {"examples", "accuracy", "peers": [{"name", "accuracy"}, ...], "mean_accuracy",
+      "ensemble_accuracy"}: fractions; "accuracy" is the chosen network's, and the
+      ensemble is the mean of all networks' probabilities.
+    """
+    examples = 0
+    right = np.zeros(len(runner.networks), np.int64)
+    ensemble_right = 0
+    batches = dataset.evaluation_batches(split, batch_size=_EVALUATION_BATCH)
+    with progress(runner.description, dataset.info.examples[split]) as bar:
+        for batch in batches.as_numpy_iterator():
+            # Without the pictures that fill up the last batch.
+            real = batch["weight"] > 0
+            images, labels = batch["image"][real], batch["label"][real]
+            # [networks, B, classes]
+            logits = np.stack([each.logits(images) for each in runner.networks])
+            right += np.sum(np.argmax(logits, axis=-1) == labels, axis=-1)
+            mean = np.mean(_softmax(logits), axis=0)
+            ensemble_right += np.sum(np.argmax(mean, axis=-1) == labels)
+            examples += len(labels)
+            bar.update(len(labels))
+    accuracies = [int(count) / examples for count in right]
+    return {
+        "examples": examples,
+        "accuracy": accuracies[runner.chosen],
+        "peers": [
+            {"name": network.name, "accuracy": accuracy}
+            for network, accuracy in zip(runner.networks, accuracies, strict=True)
+        ],
+        "mean_accuracy": math.fsum(accuracies) / len(accuracies),
+        "ensemble_accuracy": int(ensemble_right) / examples,
+    }
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return powers / np.sum(powers, axis=-1, keepdims=True)

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from afd_tf.data import augment, pictures
+from afd_tf.errors import UserError
+
+COLOUR = np.random.default_rng(3).integers(0, 256, [6, 8, 3], np.uint8)
+
+
+def save(path, image, **arguments):
+    image.save(path, **arguments)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_formats_without_loss(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(COLOUR), **options)
+    np.testing.assert_array_equal(pictures.read_picture(path, channels=3), COLOUR)
+    assert pictures.picture_size(path) == (6, 8, 3)
+
+
+def test_palette_keeps_its_colours(tmp_path):
+    image = Image.fromarray(COLOUR).quantize(256)
+    path = save(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(
+        pictures.read_picture(path, channels=3), np.asarray(image.convert("RGB"))
+    )
+    assert pictures.picture_size(path) == (6, 8, 3)
+
+
+def test_cmyk(tmp_path):
+    image = Image.new("CMYK", (8, 6), (0, 255, 255, 0))  # red
+    path = save(tmp_path / "a.tif", image)
+    expected = np.tile([255, 0, 0], [6, 8, 1])
+    np.testing.assert_array_equal(pictures.read_picture(path, channels=3), expected)
+
+
+def test_transparency_is_white(tmp_path):
+    pixels = np.zeros([6, 8, 4], np.uint8)
+    pixels[0, 0] = 10, 20, 30, 255
+    path = save(tmp_path / "a.png", Image.fromarray(pixels))
+    result = pictures.read_picture(path, channels=3)
+    np.testing.assert_array_equal(result[0, 0], [10, 20, 30])
+    np.testing.assert_array_equal(result[1:], np.full([5, 8, 3], 255))
+
+
+def test_grey_values(tmp_path):
+    deep = np.array([[0, 256, 65535], [511, 512, 32768]], np.uint16)
+    path = save(tmp_path / "deep.png", Image.fromarray(deep))
+    result = pictures.read_picture(path, channels=1)[..., 0]
+    np.testing.assert_array_equal(result, [[0, 1, 255], [1, 2, 128]])
+    assert pictures.picture_size(path) == (2, 3, 1)
+    bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+    path = save(tmp_path / "bits.png", bits)
+    result = pictures.read_picture(path, channels=3)
+    np.testing.assert_array_equal(result[0], [[0, 0, 0], [255, 255, 255]])
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_orientation(tmp_path, orientation, turns):
+    image = Image.fromarray(COLOUR)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", image, exif=exif)
+    expected = np.rot90(COLOUR, turns)
+    np.testing.assert_array_equal(pictures.read_picture(path, channels=3), expected)
+    assert pictures.picture_size(path) == expected.shape
+
+
+@pytest.mark.parametrize("size", [3, 5, 12])
+def test_resizing_agrees_with_tensorflow(tmp_path, size):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
+    result = pictures.read_picture(path, channels=3, image_size=size)
+    expected = augment.central_crop(COLOUR, size=(size, size))
+    assert result.shape == (size, size, 3)
+    assert np.abs(result.astype(int) - expected.numpy().astype(int)).max() <= 1
+
+
+def test_no_pictures(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("not a picture")
+    for function in (
+        pictures.picture_size,
+        lambda path: pictures.read_picture(path, channels=3),
+    ):
+        with pytest.raises(UserError, match=r"a\.png is no picture"):
+            function(path)
+        with pytest.raises(UserError, match="is no picture"):
+            function(tmp_path / "missing.png")

@@ -1,0 +1,57 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from afd_tf import data, export
+from afd_tf.errors import UserError
+from afd_tf.runner import load_runner
+from tests import exports
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "afd_tf.export", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_prints_one_object_and_nothing_else(tmp_path):
+    cache = f"--cache_dir={tmp_path / 'cache'}"
+    dataset = data.load("digits", cache_dir=str(tmp_path / "cache"))
+    peers = exports.write_run(tmp_path / "run", dataset.info)
+    result = command(
+        f"--run_dir={tmp_path / 'run'}", f"--export_dir={tmp_path / 'x'}", cache
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    answer = json.loads(result.stdout)
+    assert answer["directory"] == str(tmp_path / "x" / "1")
+    assert answer["name"] == "wrn_10_1"
+    for format_name in ("saved_model", "tflite"):
+        assert answer["formats"][format_name]["examples"] == 360
+    images = exports.pictures((8, 8, 1), 3)
+    for name in ("", "model.tflite"):
+        exports.assert_same_logits(
+            load_runner(tmp_path / "x" / "1" / name).logits(images),
+            exports.logits_of(peers[1], images),
+        )
+
+
+def test_no_run_directory_is_one_line():
+    result = command("--run_dir=/nowhere")
+    assert (result.returncode, result.stdout) == (1, "")
+    # TensorFlow may have said something while it was imported.
+    assert result.stderr.splitlines()[-1].startswith("error: /nowhere is no run")
+
+
+def test_run_dir_must_be_given():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["export"])
+        with pytest.raises(UserError, match="--run_dir=runs/digits"):
+            export.main(["export"])

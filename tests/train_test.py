@@ -1,0 +1,245 @@
+"""The main job: a run from end to end, stopped in every way, and refused."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from afd_tf import train
+from afd_tf.errors import UserError
+from afd_tf.journal import read_flags
+
+EPOCHS = 3
+FLAGS = [
+    "--dataset=digits",
+    "--method=afd",
+    "--peers=resnet8,resnet8",
+    f"--epochs={EPOCHS}",
+    "--batch_size=32",
+    "--learning_rate=0.05",
+    "--validation_examples=100",
+]
+
+
+def command(run_dir, *more):
+    return [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}", *more]
+
+
+def finish(run_dir, *more):
+    result = subprocess.run(
+        command(run_dir, *more), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return run_dir, finish(run_dir)
+
+
+def outcome(run_dir):
+    """All that a run leaves, except times."""
+    (*_, last) = sorted((run_dir / "checkpoints").glob("step_*"))
+    state = json.loads((last / "state.json").read_text())
+    metrics = (run_dir / "metrics.jsonl").read_text()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for name in ("seconds", "images_per_second"):
+        summary.pop(name)
+    return (
+        (last.name, state["files"], state["best_validation_accuracy"]),
+        metrics,
+        summary,
+    )
+
+
+def test_a_run_leaves_all_it_should(undisturbed):
+    run_dir, result = undisturbed
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary == json.loads((run_dir / "summary.json").read_text())
+    lines = [
+        json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    steps = -(-(1437 - 100) // 32)
+    assert [(x["epoch"], x["step"]) for x in lines] == [
+        (epoch, epoch * steps) for epoch in range(1, EPOCHS + 1)
+    ]
+    last = lines[-1]
+    for peer in ("peer_0", "peer_1"):
+        for name in (
+            "loss_logit",
+            "loss_cross_entropy",
+            "loss_divergence",
+            "loss_discriminator",
+            "loss_feature",
+            "gradient_norm_logit",
+            "gradient_norm_discriminator",
+            "gradient_norm_feature",
+            "accuracy",
+            "discriminator_accuracy",
+            "discriminator_accuracy_real",
+            "discriminator_accuracy_fake",
+        ):
+            assert np.isfinite(last[f"train/{peer}/{name}"])
+    accuracies = [peer["accuracy"] for peer in summary["peers"]]
+    assert accuracies == [last[f"test/peer_{k}/accuracy"] for k in (0, 1)]
+    assert summary["mean_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert summary["mean_accuracy"] == last["test/mean/accuracy"]
+    assert summary["ensemble_accuracy"] == last["test/ensemble/accuracy"]
+    # A run that learned nothing would be at 0.1.
+    assert min(accuracies) > 0.5
+    # Accuracies are whole numbers of pictures.
+    assert [round(a * 360) / 360 for a in accuracies] == pytest.approx(accuracies)
+    best = summary["best_validation"]
+    assert best["mean/accuracy"] == max(x["validation/mean/accuracy"] for x in lines)
+    assert list((run_dir / "tensorboard").iterdir())
+    assert json.loads((run_dir / "environment.json").read_text())["tensorflow"]
+    assert "first step finished" in result.stderr
+
+
+def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
+    run_dir, _ = undisturbed
+    again = tmp_path / "again"
+    flagfile = f"--flagfile={run_dir / 'flags.cfg'}"
+    result = subprocess.run(
+        [sys.executable, "-m", "afd_tf.train", flagfile, f"--run_dir={again}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    # Two runs on one machine, bit for bit.
+    assert outcome(again) == outcome(run_dir)
+    assert read_flags(again) == read_flags(run_dir)
+
+
+def test_stopped_by_signals_and_continued_ends_where_it_would_have(
+    undisturbed, tmp_path
+):
+    run_dir = tmp_path / "stopped"
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        process = subprocess.Popen(
+            command(run_dir), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for line in process.stderr:
+            if "first step finished" in line:
+                break
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == code, stderr[-3000:]
+        assert "The same command goes on from there." in stderr
+        assert stdout == ""
+    result = finish(run_dir)
+    assert "continuing" in result.stderr
+    assert outcome(run_dir) == outcome(undisturbed[0])
+
+
+def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
+    run_dir = tmp_path / "killed"
+    generator = random.Random(0)
+    # Saves all the time, so that some kills fall into a save.
+    often = "--save_minutes=0"
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(run_dir, often), stderr=subprocess.PIPE, text=True
+        )
+        for line in process.stderr:
+            if "first step finished" in line:
+                break
+        time.sleep(generator.uniform(0, 3))
+        process.kill()
+        process.communicate()
+    finish(run_dir, often)
+    assert outcome(run_dir) == outcome(undisturbed[0])
+
+
+def test_a_finished_run_is_only_reported_again(undisturbed, tmp_path):
+    run_dir = tmp_path / "finished"
+    shutil.copytree(undisturbed[0], run_dir)
+    finish(run_dir)
+    assert outcome(run_dir) == outcome(undisturbed[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
+    run_dir = tmp_path / "diverging"
+    result = subprocess.run(
+        command(run_dir, "--learning_rate=1e20"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    (message,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
+    assert "step 2 (epoch 1): " in message
+    assert "loss_logit is nan" in message
+    assert "Traceback" not in result.stderr
+
+
+def refused(*more, **values):
+    settings = {"peers": "resnet8,resnet8", "dataset": "digits", **values}
+    with flagsaver.as_parsed(**settings), pytest.raises(UserError) as error:
+        train.main(["train", *more])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "adf"}, "unknown method 'adf'. Did you mean 'afd'?"),
+        ({"peers": "resnet8,resnt20"}, "Did you mean 'resnet20'?"),
+        ({"peers": "resnet8"}, "needs two or more"),
+        ({"dataset": "digit"}, "Did you mean 'digits'"),
+        ({"topology": "cycle"}, "Did you mean 'cyclic'?"),
+        ({"strategy": "mirror"}, "Did you mean 'mirrored'?"),
+        ({"decay_mode": "decouple"}, "Did you mean 'decoupled'?"),
+        ({"update_order": "sequence"}, "Did you mean 'sequential'?"),
+        ({"learning_rate_drops": "150,225"}, "parts of the run"),
+        ({"afd_learning_rate_drops": "half"}, "--afd_learning_rate_drops=half"),
+        ({"image_size": "2"}, "2x2 are too small for resnet8"),
+        ({"image_size": "4"}, "1x1 are too small for a discriminator"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, values, message):
+    run_dir = tmp_path / "run"
+    assert message in refused(run_dir=str(run_dir), **values)
+    assert not run_dir.exists()
+
+
+def test_an_argument_that_is_no_flag_is_refused():
+    assert "'epochs=3' is no flag" in refused("epochs=3")
+
+
+def test_another_runs_directory_is_refused(undisturbed):
+    run_dir = undisturbed[0]
+    before = outcome(run_dir)
+    assert "--method was afd, is now dml" in refused(run_dir=str(run_dir), method="dml")
+    assert outcome(run_dir) == before
+
+
+def test_mistakes_on_the_command_line_have_no_traceback():
+    for flag, hint in (
+        ("--epoch=3", "epochs"),
+        ("--augment=cifr", "Did you mean 'cifar'?"),
+        ("--epochs=many", "many"),
+        ("--method=adf", "Did you mean 'afd'?"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "afd_tf.train", flag],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        lines = [x for x in result.stderr.splitlines() if x.startswith("error:")]
+        assert len(lines) == 1
+        assert hint in lines[0]
+        assert "Traceback" not in result.stderr
