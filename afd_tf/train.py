@@ -11,15 +11,13 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from afd_tf.command_line import prepare_environment, run
 
 _STARTED = time.time()
 prepare_environment(training=True)
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
 from afd_tf import artifact, data, distill, models, runner, runtime  # noqa: E402
@@ -32,6 +30,12 @@ from afd_tf.journal import (  # noqa: E402
     run_dir_from_flags,
     say,
 )
+from afd_tf.loop import (  # noqa: E402
+    distribute,
+    evaluation_function,
+    remaining_steps,
+    training_function,
+)
 
 _EPOCHS = flags.DEFINE_integer("epochs", 300, "Length of the run.", lower_bound=1)
 _SAVE_MINUTES = flags.DEFINE_float(
@@ -40,10 +44,6 @@ _SAVE_MINUTES = flags.DEFINE_float(
     "A checkpoint is written after each epoch, and within one after this time.",
     lower_bound=0,
 )
-
-# Device work between two looks at the clock and at signals, seconds.
-_BURST_SECONDS = 2.0
-_EVALUATION_BATCH = 256
 
 
 class StopSignal:
@@ -59,108 +59,6 @@ class StopSignal:
             say("stopping: saving a checkpoint first.")
         self.received = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def training_function(
-    method: distill.Method,
-    strategy: tf.distribute.Strategy,
-    iterator,
-    names: list[str],
-) -> Callable:
-    """Returns a function that takes many steps without coming back to Python.
-
-    Args:
-      method: compiled.
-      strategy: whose replicas take each step together.
-      iterator: over the training batches.
-      names: filled with the metrics' names.
-
-    Returns:
-      a function of (iterator, steps, sums) → (steps taken, sums, last). `sums` is
-      float64, the metrics added up over the steps one by one, so that they do not
-      depend on how the steps are divided into calls; begin with 0.0. `last` are the
-      last step's metrics. It ends early after a step with one that is not finite.
-    """
-
-    def replica_step(batch):
-        metrics = method.train_step(batch)
-        names[:] = metrics
-        return tf.stack(list(metrics.values()))
-
-    @tf.function(autograph=False)
-    def train(iterator, steps, sums):
-        def step(count, sums, last):
-            del last
-            values = strategy.run(replica_step, (iterator.get_next(),))
-            values = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
-            return count + 1, sums + tf.cast(values, tf.float64), values
-
-        def go_on(count, sums, last):
-            del sums
-            return (count < steps) & tf.reduce_all(tf.math.is_finite(last))
-
-        unknown = tf.TensorShape(None)
-        return tf.while_loop(
-            go_on,
-            step,
-            (tf.constant(0), sums, tf.constant(0.0)),
-            shape_invariants=(tf.TensorShape([]), unknown, unknown),
-        )
-
-    # One trace, whatever is passed as `sums`.
-    return train.get_concrete_function(
-        iterator, tf.TensorSpec([], tf.int32), tf.TensorSpec(None, tf.float64)
-    )
-
-
-def evaluation_function(
-    method: distill.Method, strategy: tf.distribute.Strategy, dataset: data.Dataset
-) -> Callable[[str], dict[str, float]]:
-    """Returns a function that measures every peer and the ensemble on a split."""
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def count(iterator, steps):
-        def step(number):
-            strategy.run(method.test_step, (iterator.get_next(),))
-            return (number + 1,)
-
-        return tf.while_loop(lambda number: number < steps, step, (tf.constant(0),))
-
-    def evaluate(split: str) -> dict[str, float]:
-        examples = dataset.info.examples[split]
-        batch_size = min(_EVALUATION_BATCH, examples)
-        batches = distribute(
-            strategy,
-            lambda replicas: dataset.evaluation_batches(
-                split, batch_size=batch_size, replicas=replicas
-            ),
-        )
-        for metric in method.accuracies.values():
-            metric.reset_state()
-        count(iter(batches), tf.constant(-(-examples // batch_size)))
-        accuracies = {
-            name: float(metric.result().numpy())
-            for name, metric in method.accuracies.items()
-        }
-        accuracies["mean/accuracy"] = float(
-            np.mean(
-                [accuracies[f"peer_{k}/accuracy"] for k in range(len(method.peers))]
-            )
-        )
-        return accuracies
-
-    return evaluate
-
-
-def distribute(
-    strategy: tf.distribute.Strategy, make: Callable[[int], tf.data.Dataset]
-):
-    """Returns `make(replicas)`, dealt out to the replicas of the strategy."""
-    if strategy.num_replicas_in_sync == 1:
-        return make(1)
-    return strategy.distribute_datasets_from_function(
-        lambda context: make(context.num_replicas_in_sync)
-    )
 
 
 def main(argv: list[str]) -> int | None:
@@ -216,52 +114,34 @@ def main(argv: list[str]) -> int | None:
     evaluate = evaluation_function(method, strategy, dataset)
     stop = StopSignal()
     accuracies: dict[str, float] = {}
-    burst = 1
     while state["step"] < epochs * steps_per_epoch:
-        epoch, first = divmod(state["step"], steps_per_epoch)
-        sums = np.asarray(state["sums"], np.float64)
+        epoch, done = divmod(state["step"], steps_per_epoch)
         saved = time.time()
         with progress(
             f"epoch {epoch + 1}/{epochs}",
             dataset.info.examples["train"],
-            first * batch_size,
+            done * batch_size,
         ) as bar:
-            while first < steps_per_epoch and stop.received is None:
-                began = time.time()
-                steps = min(burst, steps_per_epoch - first)
-                taken, sums, last = train(
-                    iterator, tf.constant(steps), tf.constant(sums)
-                )
-                taken, sums, last = int(taken), sums.numpy(), last.numpy()
-                refuse_not_finite(
-                    names, last, state["step"] + taken, epoch + 1, run_dir
-                )
-                first += taken
+            for taken in remaining_steps(
+                train, iterator, names, state, steps_per_epoch
+            ):
                 if built:
                     announce_first_step(imported, loaded, built)
                     built = None
-                else:
-                    per_step = (time.time() - began) / taken
-                    burst = max(1, int(_BURST_SECONDS / per_step))
-                state.update(
-                    step=epoch * steps_per_epoch + first,
-                    sums=sums.tolist(),
-                    seconds=state["seconds"] + time.time() - began,
-                )
                 bar.update(min(taken * batch_size, bar.total - bar.n))
-                # Not at the end: that checkpoint follows the epoch's line of metrics.
-                unfinished = first < steps_per_epoch
+                # The checkpoint of an epoch's end follows its line of metrics.
+                unfinished = state["step"] % steps_per_epoch
+                if unfinished and stop.received is not None:
+                    return stop_early(checkpoints.save(state), stop.received)
                 if unfinished and time.time() - saved > 60 * _SAVE_MINUTES.value:
                     checkpoints.save(state)
                     saved = time.time()
-        if first < steps_per_epoch:
-            return stop_early(checkpoints.save(state), stop.received)
 
         accuracies = evaluate("test")
         metrics = {"epoch": epoch + 1, "step": state["step"]}
         metrics |= {
             f"train/{name}": value / steps_per_epoch
-            for name, value in zip(names, sums.tolist(), strict=True)
+            for name, value in zip(names, state["sums"], strict=True)
         }
         metrics |= {f"test/{name}": value for name, value in accuracies.items()}
         state["sums"] = 0.0
@@ -320,27 +200,6 @@ def announce_first_step(imported: float, loaded: float, built: float) -> None:
         f"{imported - _STARTED:.1f}, data {loaded - imported:.1f}, networks "
         f"{built - loaded:.1f}, tracing and step {now - built:.1f}."
     )
-
-
-def refuse_not_finite(
-    names: list[str], values: np.ndarray, step: int, epoch: int, run_dir
-) -> None:
-    """Stops the run when a loss or a gradient is not a finite number.
-
-    Raises:
-      UserError: naming the step and the objectives.
-    """
-    wrong = [
-        f"{name} is {value}"
-        for name, value in zip(names, values, strict=True)
-        if not np.isfinite(value)
-    ]
-    if wrong:
-        raise UserError(
-            f"step {step} (epoch {epoch}): {', '.join(wrong)}. The last good "
-            f"checkpoint in {run_dir} is kept. A smaller --learning_rate or "
-            "--afd_learning_rate usually helps."
-        )
 
 
 def stop_early(saved, received: int) -> int:

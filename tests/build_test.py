@@ -16,6 +16,7 @@ LAYERS = (
     ("data",),
     ("models",),
     ("distill",),
+    ("loop",),
     ("checkpoint", "journal"),
     ("runner",),
     ("artifact",),

@@ -17,7 +17,7 @@ tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 import numpy as np
 from absl import flags
-from afd_tf import distill, runtime, train
+from afd_tf import distill, loop, runtime
 from tests import tiny
 
 flags.FLAGS(["test", "--strategy=mirrored" if replicas > 1 else "--strategy=one",
@@ -40,10 +40,10 @@ def batches(count):
 
 signature = {"image": tf.TensorSpec([None, 8, 8, 3], tf.uint8),
              "label": tf.TensorSpec([None], tf.int32)}
-data = train.distribute(strategy, lambda count: tf.data.Dataset.from_generator(
+data = loop.distribute(strategy, lambda count: tf.data.Dataset.from_generator(
     lambda: batches(count), output_signature=signature))
 names, iterator = [], iter(data)
-run = train.training_function(method, strategy, iterator, names)
+run = loop.training_function(method, strategy, iterator, names)
 taken, sums, _ = run(iterator, tf.constant(3), tf.constant(0.0, tf.float64))
 assert int(taken) == 3
 np.savez(out, sums=sums.numpy(), *[v.value.numpy() for v in method.variables])

@@ -1,0 +1,307 @@
+"""Speed of the training step and of the input, as ratios measured in one run.
+
+    python -m afd_tf.benchmark --peers=resnet20,resnet32 --dataset=cifar100 \
+        --data_dir=DIR
+
+The step of `afd_tf.train`, with its input pipeline and its metrics, takes turns with
+a bare loop: the same mathematics written by hand for this one case, on one fixed
+batch, without metrics, schedules or names. Then the input pipeline runs alone. The
+last line on stdout is one JSON object.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from afd_tf.command_line import prepare_environment, run
+
+prepare_environment(training=True)
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from absl import flags  # noqa: E402
+
+from afd_tf import data, models, runtime  # noqa: E402
+from afd_tf.distill.afd import AdversarialFeatureDistillation  # noqa: E402
+from afd_tf.errors import UserError  # noqa: E402
+from afd_tf.journal import environment, say  # noqa: E402
+from afd_tf.loop import training_function  # noqa: E402
+from afd_tf.models.resnet import ResNet  # noqa: E402
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 10, "Training steps a turn.", lower_bound=1)
+
+_INPUT_SECONDS = 3.0
+
+
+class BareNetwork:
+    """A peer or a discriminator as bare variables; copies the weights it is given."""
+
+    def __init__(self):
+        self.trained: list[tf.Variable] = []
+        self.head: list[tf.Variable] = []
+
+    def variable(self, source, head: bool = False) -> tf.Variable:
+        """Returns a trained copy of a Keras variable."""
+        variable = tf.Variable(source.value)
+        (self.head if head else self.trained).append(variable)
+        return variable
+
+    def normalization(self, layer) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns fused batch normalization that moves its statistics."""
+        gamma, beta = self.variable(layer.gamma), self.variable(layer.beta)
+        moving = [
+            tf.Variable(layer.moving_mean.value),
+            tf.Variable(layer.moving_variance.value),
+        ]
+
+        def normalize(values):
+            result = tf.raw_ops.FusedBatchNormV3(
+                x=values,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=1e-5,
+                is_training=True,
+            )
+            for kept, batch in zip(
+                moving, (result.batch_mean, result.batch_variance), strict=True
+            ):
+                kept.assign_sub(0.1 * (kept - batch))
+            return result.y
+
+        return normalize
+
+    def convolution(self, layer, strides: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns a "same" convolution without bias."""
+        kernel = self.variable(layer.kernel)
+        return lambda values: tf.nn.conv2d(values, kernel, strides, "SAME")
+
+
+class BareResNet(BareNetwork):
+    """A CIFAR ResNet by hand: images → (features, logits)."""
+
+    def __init__(self, peer: ResNet):
+        super().__init__()
+        deviation = np.sqrt(peer.normalization.variance)
+        self.mean = np.float32(peer.normalization.mean)
+        self.deviation = np.float32(deviation)
+        self.stem = self.block(peer.stem, 1)
+        self.blocks = []
+        for number, stage in enumerate(peer.stages):
+            for index, block in enumerate(stage):
+                strides = 2 if number and not index else 1
+                parts = [self.block(block.first, strides), self.block(block.second, 1)]
+                if block.shortcut:
+                    parts.append(self.block(block.shortcut, strides))
+                self.blocks.append(parts)
+        self.kernel = self.variable(peer.classifier.kernel, head=True)
+        self.bias = self.variable(peer.classifier.bias, head=True)
+
+    def block(self, block, strides):
+        """Returns convolution and normalization."""
+        convolve = self.convolution(block.convolution, strides)
+        normalize = self.normalization(block.normalization)
+        return lambda values: normalize(convolve(values))
+
+    def __call__(self, images):
+        """Runs the network in training mode."""
+        values = (tf.cast(images, tf.float32) - self.mean) / self.deviation
+        values = tf.nn.relu(self.stem(values))
+        for first, second, *shortcut in self.blocks:
+            residual = second(tf.nn.relu(first(values)))
+            values = shortcut[0](values) if shortcut else values
+            values = tf.nn.relu(residual + values)
+        pooled = tf.reduce_mean(values, (1, 2))
+        return values, pooled @ self.kernel + self.bias
+
+
+class BareDiscriminator(BareNetwork):
+    """A discriminator by hand: maps → scores."""
+
+    def __init__(self, discriminator):
+        super().__init__()
+        self.convolve = self.convolution(discriminator.convolution, 2)
+        self.normalize = self.normalization(discriminator.normalization)
+        self.kernel = self.variable(discriminator.score.kernel)
+        self.bias = self.variable(discriminator.score.bias)
+
+    def __call__(self, maps):
+        """Runs the network in training mode."""
+        hidden = tf.nn.leaky_relu(self.normalize(self.convolve(maps)), 0.2)
+        return tf.sigmoid(tf.nn.conv2d(hidden, self.kernel, 1, "VALID") + self.bias)
+
+
+class BareTraining:
+    """AFD of two equally wide ResNets, with the recipe of `afd_tf.distill.afd`.
+
+    Args:
+      method: its weights are copied.
+    """
+
+    def __init__(self, method: AdversarialFeatureDistillation):
+        self.peers = [BareResNet(peer) for peer in method.peers]
+        self.discriminators = [BareDiscriminator(d) for d in method.discriminators]
+        groups = [peer.trained + peer.head for peer in self.peers]
+        self.momentum = [_zeros(group) for group in groups]
+        groups = [each.trained for each in (*self.discriminators, *self.peers)]
+        self.moments = [(_zeros(group), _zeros(group)) for group in groups]
+        self.iterations = tf.Variable(0.0)
+
+    def step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        """Takes one step; returns the mean logit loss of each peer."""
+        mean = tf.reduce_mean
+        with tf.GradientTape(persistent=True) as tape:
+            outputs = [peer(images) for peer in self.peers]
+            logit, discriminate, fool = [], [], []
+            for own, other in ((0, 1), (1, 0)):
+                features, logits = outputs[own]
+                target = tf.nn.softmax(tf.stop_gradient(outputs[other][1]) / 3.0)
+                log = tf.math.log(target) - tf.nn.log_softmax(logits / 3.0)
+                entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+                logit.append(mean(entropy + 9.0 * tf.reduce_sum(target * log, -1)))
+                fake = self.discriminators[own](features)
+                real = self.discriminators[own](tf.stop_gradient(outputs[other][0]))
+                discriminate.append(mean((1.0 - real) ** 2 + fake**2))
+                fool.append(mean((1.0 - fake) ** 2))
+        everything = [peer.trained + peer.head for peer in self.peers]
+        by_sgd = [tape.gradient(*pair) for pair in zip(logit, everything, strict=True)]
+        adam_groups = [each.trained for each in (*self.discriminators, *self.peers)]
+        by_adam = [
+            tape.gradient(*pair)
+            for pair in zip((*discriminate, *fool), adam_groups, strict=True)
+        ]
+        for group, gradients, momentum in zip(
+            everything, by_sgd, self.momentum, strict=True
+        ):
+            for variable, gradient, buffer in zip(
+                group, gradients, momentum, strict=True
+            ):
+                tf.raw_ops.ResourceApplyMomentum(
+                    var=variable.handle,
+                    accum=buffer.handle,
+                    lr=0.1,
+                    grad=gradient + 1e-4 * variable,
+                    momentum=0.9,
+                )
+        self.iterations.assign_add(1.0)
+        first = tf.pow(0.9, self.iterations)
+        second = tf.pow(0.999, self.iterations)
+        for group, gradients, (means, squares) in zip(
+            adam_groups, by_adam, self.moments, strict=True
+        ):
+            for variable, gradient, moment, square in zip(
+                group, gradients, means, squares, strict=True
+            ):
+                tf.raw_ops.ResourceApplyAdam(
+                    var=variable.handle,
+                    m=moment.handle,
+                    v=square.handle,
+                    beta1_power=first,
+                    beta2_power=second,
+                    lr=2e-5,
+                    beta1=0.9,
+                    beta2=0.999,
+                    epsilon=1e-8 * tf.sqrt(1.0 - second),
+                    grad=gradient + 0.1 * variable,
+                )
+        return logit
+
+    def loop(self, images: tf.Tensor, labels: tf.Tensor) -> Callable[[int], None]:
+        """Returns a function that takes that many steps on one batch."""
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
+        def run_steps(steps):
+            def body(count):
+                self.step(images, labels)
+                return (count + 1,)
+
+            return tf.while_loop(lambda count: count < steps, body, (tf.constant(0),))[
+                0
+            ]
+
+        return lambda steps: run_steps(tf.constant(steps)).numpy()
+
+
+def _zeros(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
+    return [tf.Variable(tf.zeros_like(variable)) for variable in variables]
+
+
+def _seconds(work: Callable[[int], object], steps: int) -> float:
+    began = time.perf_counter()
+    work(steps)
+    return time.perf_counter() - began
+
+
+def input_rate(dataset: data.Dataset, batch_size: int) -> float:
+    """Returns the pictures a second that the input pipeline gives by itself."""
+    batches = iter(dataset.train_batches(batch_size=batch_size, seed=0, epochs=1000))
+    next(batches)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < _INPUT_SECONDS:
+        count += int(next(batches)["label"].shape[0])
+    return count / (time.perf_counter() - began)
+
+
+def main(argv: list[str]) -> None:
+    """Measures what the command line describes."""
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag: flags begin with two dashes.")
+    strategy = tf.distribute.get_strategy()
+    batch_size = runtime.batch_size_from_flags(strategy)
+    seed = runtime.seed_from_flags()
+    dataset = data.from_flags()
+    peers = models.peers_from_flags(dataset.info)
+    if len(peers) != 2 or not all(isinstance(peer, ResNet) for peer in peers):
+        raise UserError(
+            "the bare loop knows two CIFAR ResNets only, e.g. "
+            "--peers=resnet20,resnet32."
+        )
+    method = AdversarialFeatureDistillation(peers)
+    # No drop of the learning rate comes near.
+    method.compile(epochs=1000, steps_per_epoch=dataset.steps_per_epoch(batch_size))
+    batches = dataset.train_batches(batch_size=batch_size, seed=seed, epochs=1000)
+    first = next(iter(batches))
+    bare = BareTraining(method).loop(first["image"], first["label"])
+    iterator = iter(batches)
+    ours = training_function(method, strategy, iterator, [])
+
+    def run_ours(steps):
+        ours(iterator, tf.constant(steps), tf.constant(0.0, tf.float64))[1].numpy()
+
+    say("first steps: tracing and warming up.")
+    run_ours(2)
+    bare(2)
+    pictures = _STEPS.value * batch_size
+    rates = {"afd_tf": [], "bare": []}
+    for turn in range(_ROUNDS.value):
+        # Who begins takes turns as well.
+        for name in sorted(rates, reverse=bool(turn % 2)):
+            work = run_ours if name == "afd_tf" else bare
+            rates[name].append(pictures / _seconds(lambda: work(_STEPS.value)))  # noqa: B023
+        say(
+            f"round {turn + 1}: "
+            + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items())
+        )
+    ratios = np.divide(rates["afd_tf"], rates["bare"])
+    alone = input_rate(dataset, batch_size)
+    step_rate = float(np.median(rates["afd_tf"]))
+    result = {
+        "peers": [peer.name for peer in peers],
+        "batch_size": batch_size,
+        "images_per_second": {n: [round(x, 1) for x in r] for n, r in rates.items()},
+        "ratio_to_bare": {
+            "median": round(float(np.median(ratios)), 3),
+            "min": round(float(np.min(ratios)), 3),
+            "max": round(float(np.max(ratios)), 3),
+        },
+        "input_images_per_second": round(alone, 1),
+        "input_to_step": round(alone / step_rate, 1),
+        "environment": environment(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run(main)
