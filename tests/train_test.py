@@ -1,6 +1,7 @@
 """The main job: a run from end to end, stopped in every way, and refused."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from afd_tf import train
+from afd_tf import data, train
 from afd_tf.errors import UserError
 from afd_tf.journal import read_flags
+from afd_tf.runner import load_runner, measure
 
 EPOCHS = 3
+# More of them make a longer experiment of the same test.
+KILLS = int(os.environ.get("AFD_TF_TEST_KILLS", "3"))
 FLAGS = [
     "--dataset=digits",
     "--method=afd",
@@ -43,7 +47,7 @@ def finish(run_dir, *more):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return run_dir, finish(run_dir)
+    return run_dir, finish(run_dir, f"--export_dir={run_dir.parent / 'exported'}")
 
 
 def outcome(run_dir):
@@ -52,8 +56,8 @@ def outcome(run_dir):
     state = json.loads((last / "state.json").read_text())
     metrics = (run_dir / "metrics.jsonl").read_text()
     summary = json.loads((run_dir / "summary.json").read_text())
-    for name in ("seconds", "images_per_second"):
-        summary.pop(name)
+    for name in ("seconds", "images_per_second", "exported"):
+        summary.pop(name, None)
     return (
         (last.name, state["files"], state["best_validation_accuracy"]),
         metrics,
@@ -105,6 +109,28 @@ def test_a_run_leaves_all_it_should(undisturbed):
     assert "first step finished" in result.stderr
 
 
+def test_what_is_exported_is_what_was_trained(undisturbed):
+    run_dir, _ = undisturbed
+    summary = json.loads((run_dir / "summary.json").read_text())
+    version = run_dir.parent / "exported" / "1"
+    dataset = data.load("digits")
+    batches = list(
+        dataset.evaluation_batches("test", batch_size=360).as_numpy_iterator()
+    )
+    assert [len(batch["label"]) for batch in batches] == [360]
+    predictions = []
+    for path in (run_dir, version, version / "model.tflite"):
+        runner = load_runner(path)
+        assert measure(runner, dataset)["accuracy"] == summary["peers"][0]["accuracy"]
+        predictions.append(runner.logits(batches[0]["image"]).argmax(axis=1))
+    np.testing.assert_array_equal(predictions[0], predictions[1])
+    np.testing.assert_array_equal(predictions[0], predictions[2])
+    formats = summary["exported"]["formats"]
+    assert {formats[name]["accuracy"] for name in ("saved_model", "tflite")} == {
+        summary["peers"][0]["accuracy"]
+    }
+
+
 def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
     run_dir, _ = undisturbed
     again = tmp_path / "again"
@@ -147,7 +173,7 @@ def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
     generator = random.Random(0)
     # Saves all the time, so that some kills fall into a save.
     often = "--save_minutes=0"
-    for _ in range(3):
+    for _ in range(KILLS):
         process = subprocess.Popen(
             command(run_dir, often), stderr=subprocess.PIPE, text=True
         )
