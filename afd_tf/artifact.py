@@ -32,15 +32,9 @@ from afd_tf.checkpoint import load_peers
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import commit, read_flags, writing_to
+from afd_tf.measurement import dataset_from_flags, measure
 from afd_tf.models import Peer, multiply_adds
-from afd_tf.runner import (
-    MANIFEST,
-    SIGNATURE,
-    chosen_peer_from_flags,
-    dataset_from_flags,
-    load_runner,
-    measure,
-)
+from afd_tf.runner import MANIFEST, SIGNATURE, chosen_peer_from_flags, load_runner
 
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir",

@@ -17,11 +17,8 @@ prepare_environment()
 from absl import flags  # noqa: E402
 
 from afd_tf.errors import UserError  # noqa: E402
-from afd_tf.runner import (  # noqa: E402
-    dataset_from_flags,
-    load_runner_from_flags,
-    measure,
-)
+from afd_tf.measurement import dataset_from_flags, measure  # noqa: E402
+from afd_tf.runner import load_runner_from_flags  # noqa: E402
 
 _ARTIFACT = flags.DEFINE_string(
     "artifact",

@@ -1,7 +1,6 @@
 """One interface to everything that turns pictures into logits.
 
-Run directories and what `afd_tf.artifact` writes from them, loaded by `load_runner` and
-measured by `measure`.
+Run directories and what `afd_tf.artifact` writes from them, loaded by `load_runner`.
 """
 
 import concurrent.futures
@@ -10,7 +9,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +19,10 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from afd_tf import data
 from afd_tf.checkpoint import load_peers
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError, unknown_name
-from afd_tf.journal import progress, read_flags
+from afd_tf.journal import read_flags
 from afd_tf.models import Peer
 
 _PEER = flags.DEFINE_string(
@@ -37,8 +34,6 @@ _PEER = flags.DEFINE_string(
 
 SIGNATURE = "serving_default"
 MANIFEST = "manifest.json"
-
-_EVALUATION_BATCH = 256
 
 # What reading a .tflite file raises if it is cut off or another program's.
 _NOT_OURS = (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError)
@@ -333,83 +328,3 @@ def _choose(names: Sequence[str], choice: str) -> int:
             f"one of {', '.join(names)}, counted from 0."
         )
     return names.index(choice)
-
-
-def dataset_from_flags(info: DatasetInfo, run_flags: Mapping[str, str]) -> data.Dataset:
-    """Opens the data set of a run or an artifact, as the run did.
-
-    Flags on the command line come first, then those of the run, then defaults. For
-    another --dataset than the run's, only the size of the pictures is the run's.
-
-    Args:
-      info: the data set that was trained on.
-      run_flags: of the run, as text by name.
-
-    Raises:
-      UserError: the data set cannot be had, or has other classes or pictures.
-    """
-    known = flags.FLAGS.flags_by_module_dict()[data.__name__]
-    values = {flag.name: run_flags.get(flag.name) for flag in known}
-    given = flags.FLAGS["dataset"]
-    if not given.using_default_value and given.value not in (
-        info.name,
-        run_flags.get("dataset"),
-    ):
-        values = {"image_size": values["image_size"]}
-    values["dataset"] = info.name
-    for name in ("cache_dir", "data_dir"):
-        # The run may have been on another machine.
-        if values.get(name) and not Path(values[name]).is_dir():
-            values[name] = None
-    for name, value in values.items():
-        if value is not None:
-            # Leaves alone what the command line has set.
-            flags.FLAGS.set_default(name, value)
-    return data.from_flags(expected=info)
-
-
-def measure(runner: Runner, dataset: data.Dataset, split: str = "test") -> dict:
-    """Counts what each network of a runner gets right.
-
-    Args:
-      runner: what to measure.
-      dataset: with the runner's classes and shape of pictures.
-      split: of the data set.
-
-    Returns:
-      {"examples", "accuracy", "peers": [{"name", "accuracy"}, ...], "mean_accuracy",
-      "ensemble_accuracy"}: fractions; "accuracy" is the chosen network's, and the
-      ensemble is the mean of all networks' probabilities.
-    """
-    examples = 0
-    right = np.zeros(len(runner.networks), np.int64)
-    ensemble_right = 0
-    batches = dataset.evaluation_batches(split, batch_size=_EVALUATION_BATCH)
-    with progress(runner.description, dataset.info.examples[split]) as bar:
-        for batch in batches.as_numpy_iterator():
-            # Without the pictures that fill up the last batch.
-            real = batch["weight"] > 0
-            images, labels = batch["image"][real], batch["label"][real]
-            # [networks, B, classes]
-            logits = np.stack([each.logits(images) for each in runner.networks])
-            right += np.sum(np.argmax(logits, axis=-1) == labels, axis=-1)
-            mean = np.mean(_softmax(logits), axis=0)
-            ensemble_right += np.sum(np.argmax(mean, axis=-1) == labels)
-            examples += len(labels)
-            bar.update(len(labels))
-    accuracies = [int(count) / examples for count in right]
-    return {
-        "examples": examples,
-        "accuracy": accuracies[runner.chosen],
-        "peers": [
-            {"name": network.name, "accuracy": accuracy}
-            for network, accuracy in zip(runner.networks, accuracies, strict=True)
-        ],
-        "mean_accuracy": math.fsum(accuracies) / len(accuracies),
-        "ensemble_accuracy": int(ensemble_right) / examples,
-    }
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return powers / np.sum(powers, axis=-1, keepdims=True)

@@ -15,39 +15,12 @@ from absl import flags
 from absl.testing import flagsaver
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from afd_tf import artifact, data, models
+from afd_tf import artifact, models
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError
 from afd_tf.runner import load_runner
 from tests import exports
 from tests.exports import assert_same_logits, export, logits_of, pictures, random_peer
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def exported(digits, tmp_path_factory):
-    """A peer, the answer of `export`, and the directory that it wrote."""
-    peer = exports.random_peer("resnet8", digits.info)
-    export_dir = tmp_path_factory.mktemp("savedmodels") / "new" / "digits"
-    return peer, *export(peer, digits, export_dir)
-
-
-@pytest.fixture(scope="module")
-def run_dir(digits, tmp_path_factory):
-    """A run of two peers, and the peers."""
-    directory = tmp_path_factory.mktemp("runs") / "digits"
-    return directory, exports.write_run(directory, digits.info)
-
-
-@pytest.fixture
-def parsed_flags(tmp_path):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["test", f"--cache_dir={tmp_path / 'cache'}"])
-        yield flags.FLAGS
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

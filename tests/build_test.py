@@ -19,6 +19,7 @@ LAYERS = (
     ("loop",),
     ("checkpoint", "journal"),
     ("runner",),
+    ("measurement",),
     ("artifact",),
 )
 # The right end: nobody imports one.

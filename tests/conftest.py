@@ -1,7 +1,11 @@
-"""Flags at their defaults, and a cache that is nobody's."""
+"""Flags at their defaults, a cache that is nobody's, and an exported peer."""
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
+
+from afd_tf import data
+from tests import exports
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -10,3 +14,30 @@ def defaults(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def exported(digits, tmp_path_factory):
+    """A peer, the answer of `export`, and the directory that it wrote."""
+    peer = exports.random_peer("resnet8", digits.info)
+    export_dir = tmp_path_factory.mktemp("savedmodels") / "new" / "digits"
+    return peer, *exports.export(peer, digits, export_dir)
+
+
+@pytest.fixture(scope="module")
+def run_dir(digits, tmp_path_factory):
+    """A run of two peers, and the peers."""
+    directory = tmp_path_factory.mktemp("runs") / "digits"
+    return directory, exports.write_run(directory, digits.info)
+
+
+@pytest.fixture
+def parsed_flags(tmp_path):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["test", f"--cache_dir={tmp_path / 'cache'}"])
+        yield flags.FLAGS

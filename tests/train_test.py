@@ -16,7 +16,8 @@ from absl.testing import flagsaver
 from afd_tf import data, train
 from afd_tf.errors import UserError
 from afd_tf.journal import read_flags
-from afd_tf.runner import load_runner, measure
+from afd_tf.measurement import measure
+from afd_tf.runner import load_runner
 
 EPOCHS = 3
 # More of them make a longer experiment of the same test.
