@@ -68,7 +68,12 @@ def writing_to(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
+        # TensorFlow puts the operator and the file around the reason.
+        message = getattr(error, "message", str(error))
+        reason = (
+            getattr(error, "strerror", None)
+            or (message.split("; ")[-1].partition(" [Op:")[0])
+        )
         raise UserError(
             f"cannot write to {directory}: {reason}. Nothing that was there is lost: "
             "free some space or mend the permission, then give the same command."

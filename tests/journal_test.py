@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from afd_tf.errors import UserError
 from afd_tf.journal import Journal, read_flags, writing_to
@@ -63,3 +64,9 @@ def test_an_unwritable_place_is_one_message(tmp_path):
         Journal(tmp_path / "file" / "run", VALUES).begin(tiny.info())
     with pytest.raises(UserError, match="No space left"), writing_to(tmp_path):
         raise OSError(28, "No space left on device")
+    message = "{{node SaveV2}} /a/b.tmp; No space left on device [Op:SaveV2]"
+    with (
+        pytest.raises(UserError, match=f"to {tmp_path}: No space left on device. "),
+        writing_to(tmp_path),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, message)

@@ -83,7 +83,7 @@ def test_keras_evaluate_agrees():
     spec = {name: tf.TensorSpec.from_tensor(value) for name, value in batch.items()}
     data = tf.data.Dataset.from_generator(evaluation, output_signature=spec)
     result = method.evaluate(data, return_dict=True, verbose=0)
-    assert result["peer_0/accuracy"] == pytest.approx(
+    assert float(result["peer_0/accuracy"]) == pytest.approx(
         float(expected["peer_0/accuracy"])
     )
 
