@@ -63,6 +63,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    if "--help" in argv:
+        # absl's own shows the main module's flags only, or everybody's.
+        print(sys.modules["__main__"].__doc__)
+        modules = flags.FLAGS.flags_by_module_dict()
+        for module in sorted(modules, key=lambda name: (name != argv[0], name)):
+            if module == argv[0] or module.startswith("afd_tf."):
+                print(flags.FLAGS.module_help(module))
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:

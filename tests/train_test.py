@@ -270,3 +270,15 @@ def test_mistakes_on_the_command_line_have_no_traceback():
         assert len(lines) == 1
         assert hint in lines[0]
         assert "Traceback" not in result.stderr
+
+
+def test_help_lists_this_projects_flags_by_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "afd_tf.train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for text in ("--epochs", "afd_tf.data:", "--dataset", "afd_tf.distill.dml:"):
+        assert text in result.stdout
+    assert "--pdb" not in result.stdout
