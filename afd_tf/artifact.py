@@ -28,7 +28,7 @@ from absl import flags
 
 import afd_tf
 from afd_tf import data
-from afd_tf.checkpoint import load_peers
+from afd_tf.checkpoint import checkpoint_from_flags, load_peers
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import commit, read_flags, writing_to
@@ -93,7 +93,7 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
     Raises:
       UserError: no such run, peer or format; or see `export`.
     """
-    peers, info = load_peers(run_dir)
+    peers, info = load_peers(run_dir, checkpoint_from_flags())
     peer = peers[chosen_peer_from_flags(peers)]
     run_flags = read_flags(run_dir)
     name = Path(info.name).name if info.name.startswith("folder:") else info.name

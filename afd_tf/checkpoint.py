@@ -17,16 +17,26 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from absl import flags
 
 from afd_tf.data import DatasetInfo
 from afd_tf.distill import Method
-from afd_tf.errors import UserError
+from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import read_flags, say, writing_to
 from afd_tf.models import Peer, build_peer
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "last",
+    "Which one of a run is measured or exported: last, or best (on the pictures held "
+    "out with --validation_examples).",
+)
 
 # Raised when a checkpoint of an older version can no longer be read.
 FORMAT = 1
 KEEP = 3
+# How a checkpoint is called → what the names of its directories begin with.
+_KINDS = {"last": "step", "best": "best"}
 _UNFINISHED = ".unfinished"
 _DAMAGED = ".damaged"
 
@@ -68,8 +78,7 @@ class Checkpoints:
         work = self.directory / (name + _UNFINISHED)
         with writing_to(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in (work, target):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             self._trackable.write(str(work / "variables"))
             files = {path.name: _checksum(path) for path in sorted(work.iterdir())}
@@ -77,6 +86,8 @@ class Checkpoints:
             (work / "state.json").write_text(json.dumps(content, indent=1))
             for path in (*work.iterdir(), work):
                 _flush(path)
+            # The same step again, of a run that fell back to an earlier one.
+            shutil.rmtree(target, ignore_errors=True)
             work.rename(target)
             _flush(self.directory)
             kind = "best" if best else "step"
@@ -108,15 +119,28 @@ class Checkpoints:
         return state
 
 
-def load_peers(run_dir: Path, best: bool = False) -> tuple[list[Peer], DatasetInfo]:
-    """Rebuilds the peers of a run with the weights of its newest checkpoint.
+def checkpoint_from_flags() -> str:
+    """Returns --checkpoint, "last" or "best".
+
+    Raises:
+      UserError: it is neither.
+    """
+    if _CHECKPOINT.value not in _KINDS:
+        raise unknown_name("checkpoint", _CHECKPOINT.value, _KINDS)
+    return _CHECKPOINT.value
+
+
+def load_peers(
+    run_dir: Path, checkpoint: str = "last"
+) -> tuple[list[Peer], DatasetInfo]:
+    """Rebuilds the peers of a run with the weights of one of its checkpoints.
 
     Args:
       run_dir: a run directory.
-      best: takes the checkpoint that was best on the validation pictures.
+      checkpoint: "last", or "best" on the validation pictures.
 
     Raises:
-      UserError: no run directory, or no checkpoint that can be read.
+      UserError: no run directory, or no such checkpoint that can be read.
     """
     run_dir = Path(run_dir)
     try:
@@ -127,11 +151,11 @@ def load_peers(run_dir: Path, best: bool = False) -> tuple[list[Peer], DatasetIn
             f"{run_dir} is no run directory: it should hold flags.cfg, dataset.json "
             "and checkpoints/, as `python -m afd_tf.train` makes them."
         ) from error
-    found = _newest(run_dir / "checkpoints", kind="best" if best else "step")
+    found = _newest(run_dir / "checkpoints", _KINDS[checkpoint])
     if found is None:
         raise UserError(
-            f"{run_dir} holds no checkpoint yet: let `python -m afd_tf.train` finish "
-            "an epoch."
+            f"{run_dir} holds no {checkpoint} checkpoint: let `python -m afd_tf.train` "
+            "finish an epoch, for the best one with --validation_examples=N."
         )
     path, _ = found
     peers = [build_peer(name, info) for name in names]

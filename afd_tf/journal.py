@@ -33,6 +33,7 @@ _RUN_DIR = flags.DEFINE_string(
 # Where things lie and what they run on: no part of what a run is.
 _WHERE = {
     "cache_dir",
+    "checkpoint",
     "data_dir",
     "download",
     "export_dir",

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from afd_tf.checkpoint import load_peers
+from afd_tf.checkpoint import checkpoint_from_flags, load_peers
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import read_flags
@@ -103,17 +103,20 @@ class Runner:
 
 
 def load_runner_from_flags(path: Path) -> Runner:
-    """Loads what lies at `path`, with the peer that --peer chooses."""
-    return load_runner(path, peer=_PEER.value)
+    """Loads what lies at `path`, with the --peer and the --checkpoint of a run."""
+    return load_runner(path, peer=_PEER.value, checkpoint=checkpoint_from_flags())
 
 
-def load_runner(path: Path, *, peer: str | None = None) -> Runner:
+def load_runner(
+    path: Path, *, peer: str | None = None, checkpoint: str = "last"
+) -> Runner:
     """Loads anything that turns pictures into logits.
 
     Args:
       path: a run directory, a SavedModel, a version that `export` wrote (of which
         the SavedModel is taken, if it has one), or a .tflite file.
       peer: number or name of a peer; None is the smallest one.
+      checkpoint: "last" or "best", of a run directory.
 
     Raises:
       UserError: it is none of these, it is damaged, or there is no such peer.
@@ -124,7 +127,7 @@ def load_runner(path: Path, *, peer: str | None = None) -> Runner:
     elif (path / "saved_model.pb").is_file():
         runner = _load_saved_model(path)
     elif (path / "flags.cfg").is_file():
-        return _load_run(path, peer)
+        return _load_run(path, peer, checkpoint)
     else:
         runner = _load_tflite(_first_file(path))
     if peer is not None:
@@ -146,8 +149,8 @@ def _first_file(path: Path) -> Path:
     )
 
 
-def _load_run(path: Path, choice: str | None) -> Runner:
-    peers, info = load_peers(path)
+def _load_run(path: Path, choice: str | None, checkpoint: str) -> Runner:
+    peers, info = load_peers(path, checkpoint)
     return Runner(
         path=path,
         format="checkpoint",

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 
-from afd_tf.checkpoint import Checkpoints, load_peers
+from afd_tf.checkpoint import Checkpoints, checkpoint_from_flags, load_peers
 from afd_tf.distill.afd import AdversarialFeatureDistillation
 from afd_tf.errors import UserError
 from tests import tiny
@@ -144,7 +145,7 @@ def test_load_peers(tmp_path):
     method.train_step(tiny.batch())
     (tmp_path / "flags.cfg").write_text("# a run\n--peers=resnet8,wrn_10_2\n")
     (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
-    with pytest.raises(UserError, match="no checkpoint yet"):
+    with pytest.raises(UserError, match="no last checkpoint"):
         load_peers(tmp_path)
     Checkpoints(tmp_path, method).save({**STATE, "step": 1})
     peers, info = load_peers(tmp_path)
@@ -152,6 +153,27 @@ def test_load_peers(tmp_path):
     images = tiny.batch(5)["image"]
     for peer, trained in zip(peers, method.peers, strict=True):
         np.testing.assert_array_equal(peer(images).logits, trained(images).logits)
+
+
+def test_load_peers_of_the_best_checkpoint(tmp_path):
+    method = build()
+    (tmp_path / "flags.cfg").write_text("--peers=resnet8,wrn_10_2\n")
+    (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
+    checkpoints = Checkpoints(tmp_path, method)
+    images = tiny.batch(5)["image"]
+    expected = {"best": method.peers[0](images).logits.numpy()}
+    checkpoints.save({**STATE, "step": 1}, best=True)
+    method.train_step(tiny.batch())
+    expected["last"] = method.peers[0](images).logits.numpy()
+    save(checkpoints, 2)
+    for name, logits in expected.items():
+        peers, _ = load_peers(tmp_path, name)
+        np.testing.assert_array_equal(peers[0](images).logits, logits)
+    with (
+        flagsaver.as_parsed(checkpoint="beast"),
+        pytest.raises(UserError, match="Did you mean 'best'"),
+    ):
+        checkpoint_from_flags()
 
 
 def test_load_peers_refuses_what_is_no_run(tmp_path):
