@@ -279,11 +279,9 @@ def main(argv: list[str]) -> None:
         # Who begins takes turns as well.
         for name in sorted(rates, reverse=bool(turn % 2)):
             work = run_ours if name == "afd_tf" else bare
-            rates[name].append(pictures / _seconds(lambda: work(_STEPS.value)))  # noqa: B023
-        say(
-            f"round {turn + 1}: "
-            + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items())
-        )
+            rates[name].append(pictures / _seconds(work, _STEPS.value))
+        shown = ", ".join(f"{name} {rate[-1]:.1f}" for name, rate in rates.items())
+        say(f"round {turn + 1}, images/s: {shown}")
     ratios = np.divide(rates["afd_tf"], rates["bare"])
     alone = input_rate(dataset, batch_size)
     step_rate = float(np.median(rates["afd_tf"]))

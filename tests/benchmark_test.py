@@ -1,5 +1,7 @@
 """The bare loop that speed is measured against computes what the method does."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -37,3 +39,16 @@ def test_other_networks_than_the_bare_loops_are_refused():
         pytest.raises(UserError, match="two CIFAR ResNets only"),
     ):
         benchmark.main(["benchmark"])
+
+
+def test_a_measurement_ends_with_its_figures(capsys):
+    settings = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
+    with flagsaver.as_parsed(**settings, rounds="2", steps="1"):
+        benchmark.main(["benchmark"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ours, bare = (result["images_per_second"][name] for name in ("afd_tf", "bare"))
+    ratios = np.divide(ours, bare)
+    assert result["ratio_to_bare"]["median"] == pytest.approx(np.median(ratios), 0.02)
+    assert result["input_to_step"] == pytest.approx(
+        result["input_images_per_second"] / np.median(ours), 0.02
+    )
