@@ -11,7 +11,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from afd_tf.command_line import prepare_environment, run
 
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int | None:
         "step": 0,
         "sums": 0.0,
         "seconds": 0.0,
-        "best_validation_accuracy": None,
+        "best_validation": None,
     }
     journal.begin(dataset.info)
     journal.forget_after(state["step"] // steps_per_epoch)
@@ -138,20 +138,13 @@ def main(argv: list[str]) -> int | None:
                     saved = time.time()
 
         accuracies = evaluate("test")
-        metrics = {"epoch": epoch + 1, "step": state["step"]}
-        metrics |= {
-            f"train/{name}": value / steps_per_epoch
-            for name, value in zip(names, state["sums"], strict=True)
-        }
-        metrics |= {f"test/{name}": value for name, value in accuracies.items()}
-        state["sums"] = 0.0
+        measured = {"test": accuracies}
         if dataset.info.examples["validation"]:
-            validation = evaluate("validation")
-            metrics |= {f"validation/{n}": value for n, value in validation.items()}
-            best = state["best_validation_accuracy"]
-            if best is None or validation["mean/accuracy"] > best["mean/accuracy"]:
-                state["best_validation_accuracy"] = {**validation, "epoch": epoch + 1}
-                checkpoints.save(state, best=True)
+            measured["validation"] = evaluate("validation")
+        metrics = epoch_metrics(state, names, steps_per_epoch, measured)
+        state["sums"] = 0.0
+        if note_best(state, metrics):
+            checkpoints.save(state, best=True)
         journal.log_epoch(metrics)
         checkpoints.save(state)
         report_epoch(metrics, epochs, peers)
@@ -202,6 +195,36 @@ def announce_first_step(imported: float, loaded: float, built: float) -> None:
     )
 
 
+def epoch_metrics(
+    state: Mapping, names: Sequence[str], steps_per_epoch: int, measured: Mapping
+) -> dict[str, float]:
+    """Returns the epoch's line of metrics: means over its steps, and accuracies."""
+    metrics = {"epoch": state["step"] // steps_per_epoch, "step": state["step"]}
+    metrics |= {
+        f"train/{name}": value / steps_per_epoch
+        for name, value in zip(names, state["sums"], strict=True)
+    }
+    for split, accuracies in measured.items():
+        metrics |= {f"{split}/{name}": value for name, value in accuracies.items()}
+    return metrics
+
+
+def note_best(state: dict, metrics: Mapping[str, float]) -> bool:
+    """Notes in `state` an epoch that is the best on validation; returns if it is."""
+    validation = {
+        name.removeprefix("validation/"): value
+        for name, value in metrics.items()
+        if name.startswith("validation/")
+    }
+    before = state["best_validation"]
+    if not validation or (
+        before and before["mean/accuracy"] >= validation["mean/accuracy"]
+    ):
+        return False
+    state["best_validation"] = {**validation, "epoch": metrics["epoch"]}
+    return True
+
+
 def stop_early(saved, received: int) -> int:
     """Says how to go on, and returns the exit code."""
     say(f"stopped; saved in {saved}. The same command goes on from there.")
@@ -248,8 +271,8 @@ def summarize(method, dataset, state, accuracies: Mapping[str, float]) -> dict:
         "seconds": round(state["seconds"], 1),
         "images_per_second": round(pictures / state["seconds"], 1),
     }
-    if state["best_validation_accuracy"]:
-        summary["best_validation"] = state["best_validation_accuracy"]
+    if state["best_validation"]:
+        summary["best_validation"] = state["best_validation"]
     return summary
 
 

@@ -60,7 +60,7 @@ def outcome(run_dir):
     for name in ("seconds", "images_per_second", "exported"):
         summary.pop(name, None)
     return (
-        (last.name, state["files"], state["best_validation_accuracy"]),
+        (last.name, state["files"], state["best_validation"]),
         metrics,
         summary,
     )
