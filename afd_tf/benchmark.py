@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from afd_tf.command_line import prepare_environment, run
+from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
 prepare_environment(training=True)
 
@@ -246,8 +246,7 @@ def input_rate(dataset: data.Dataset, batch_size: int) -> float:
 
 def main(argv: list[str]) -> None:
     """Measures what the command line describes."""
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag: flags begin with two dashes.")
+    refuse_arguments(argv)
     strategy = tf.distribute.get_strategy()
     batch_size = runtime.batch_size_from_flags(strategy)
     seed = runtime.seed_from_flags()

@@ -22,7 +22,7 @@ from absl import flags
 from afd_tf.data import DatasetInfo
 from afd_tf.distill import Method
 from afd_tf.errors import UserError, unknown_name
-from afd_tf.journal import read_flags, say, writing_to
+from afd_tf.journal import read_flags, read_info, say, writing_to
 from afd_tf.models import Peer, build_peer
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -144,7 +144,7 @@ def load_peers(
     """
     run_dir = Path(run_dir)
     try:
-        info = DatasetInfo.from_json(json.loads((run_dir / "dataset.json").read_text()))
+        info = read_info(run_dir)
         names = read_flags(run_dir)["peers"].split(",")
     except (OSError, KeyError, ValueError) as error:
         raise UserError(

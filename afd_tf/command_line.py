@@ -62,6 +62,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def refuse_arguments(argv: list[str]) -> None:
+    """Refuses what is left of a command line when its flags are taken out.
+
+    Raises:
+      UserError: something is left.
+    """
+    if len(argv) > 1:
+        raise UserError(
+            f"{argv[1]!r} is no flag: flags begin with two dashes, e.g. --epochs=10."
+        )
+
+
 def _parse(argv: list[str]) -> list[str]:
     if "--help" in argv:
         # absl's own shows the main module's flags only, or everybody's.

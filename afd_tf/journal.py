@@ -108,12 +108,14 @@ def read_flags(run_dir: Path) -> dict[str, str]:
     return dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
 
 
-def read_info(run_dir: Path) -> DatasetInfo | None:
-    """Returns the data set's info frozen in a run directory; None in a new one."""
-    path = Path(run_dir) / "dataset.json"
-    return (
-        DatasetInfo.from_json(json.loads(path.read_text())) if path.exists() else None
-    )
+def read_info(run_dir: Path) -> DatasetInfo:
+    """Returns the data set's info frozen in a run directory.
+
+    Raises:
+      OSError: there is no `dataset.json`.
+    """
+    text = (Path(run_dir) / "dataset.json").read_text()
+    return DatasetInfo.from_json(json.loads(text))
 
 
 def environment() -> dict:
@@ -163,7 +165,8 @@ class Journal:
 
     def __init__(self, directory: Path, values: Mapping[str, str]):
         self.directory = Path(directory)
-        self.info = read_info(self.directory)
+        begun = (self.directory / "dataset.json").exists()
+        self.info = read_info(self.directory) if begun else None
         self._values = {
             name: values[name] for name in sorted(values.keys() - {"run_dir"})
         }
@@ -245,13 +248,6 @@ class Journal:
         """Writes `summary.json`: the end of the run."""
         with writing_to(self.directory):
             self._write("summary.json", _pretty(summary))
-
-    def read_summary(self) -> dict | None:
-        """Returns `summary.json` of a run that has ended, None otherwise."""
-        try:
-            return json.loads((self.directory / "summary.json").read_text())
-        except FileNotFoundError:
-            return None
 
     def _write(self, name: str, text: str) -> None:
         path = self.directory / name

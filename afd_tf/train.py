@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 
-from afd_tf.command_line import prepare_environment, run
+from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
 _STARTED = time.time()
 prepare_environment(training=True)
@@ -22,7 +22,6 @@ from absl import flags  # noqa: E402
 
 from afd_tf import artifact, data, distill, models, runner, runtime  # noqa: E402
 from afd_tf.checkpoint import Checkpoints  # noqa: E402
-from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.journal import (  # noqa: E402
     Journal,
     progress,
@@ -63,10 +62,7 @@ class StopSignal:
 
 def main(argv: list[str]) -> int | None:
     """Runs the training that the command line describes."""
-    if len(argv) > 1:
-        raise UserError(
-            f"{argv[1]!r} is no flag: flags begin with two dashes, e.g. --epochs=10."
-        )
+    refuse_arguments(argv)
     imported = time.time()
     strategy = runtime.strategy_from_flags()
     batch_size = runtime.batch_size_from_flags(strategy)
@@ -143,7 +139,9 @@ def main(argv: list[str]) -> int | None:
             measured["validation"] = evaluate("validation")
         metrics = epoch_metrics(state, names, steps_per_epoch, measured)
         state["sums"] = 0.0
-        if note_best(state, metrics):
+        if "validation" in measured and note_best(
+            state, measured["validation"], epoch + 1
+        ):
             checkpoints.save(state, best=True)
         journal.log_epoch(metrics)
         checkpoints.save(state)
@@ -209,19 +207,12 @@ def epoch_metrics(
     return metrics
 
 
-def note_best(state: dict, metrics: Mapping[str, float]) -> bool:
+def note_best(state: dict, validation: Mapping[str, float], epoch: int) -> bool:
     """Notes in `state` an epoch that is the best on validation; returns if it is."""
-    validation = {
-        name.removeprefix("validation/"): value
-        for name, value in metrics.items()
-        if name.startswith("validation/")
-    }
     before = state["best_validation"]
-    if not validation or (
-        before and before["mean/accuracy"] >= validation["mean/accuracy"]
-    ):
+    if before and before["mean/accuracy"] >= validation["mean/accuracy"]:
         return False
-    state["best_validation"] = {**validation, "epoch": metrics["epoch"]}
+    state["best_validation"] = {**validation, "epoch": epoch}
     return True
 
 

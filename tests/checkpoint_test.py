@@ -179,3 +179,9 @@ def test_load_peers_of_the_best_checkpoint(tmp_path):
 def test_load_peers_refuses_what_is_no_run(tmp_path):
     with pytest.raises(UserError, match="no run directory"):
         load_peers(tmp_path)
+
+
+def test_load_peers_refuses_a_run_without_its_data_set(tmp_path):
+    (tmp_path / "flags.cfg").write_text("--peers=resnet8\n")
+    with pytest.raises(UserError, match="no run directory"):
+        load_peers(tmp_path)

@@ -253,11 +253,8 @@ def hits(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
 
 def _sum_over_replicas(values):
-    return tf.nest.map_structure(
-        tf.identity,
-        tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, values
-        ),
+    return tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, values
     )
 
 
