@@ -87,10 +87,11 @@ class BareResNet(BareNetwork):
         deviation = np.sqrt(peer.normalization.variance)
         self.mean = np.float32(peer.normalization.mean)
         self.deviation = np.float32(deviation)
-        self.stem = self.block(peer.stem, 1)
+        stem, *stages = peer.body.values()
+        self.stem = self.block(stem, 1)
         self.blocks = []
-        for number, stage in enumerate(peer.stages):
-            for index, block in enumerate(stage):
+        for number, stage in enumerate(stages):
+            for index, block in enumerate(stage.layers):
                 strides = 2 if number and not index else 1
                 parts = [self.block(block.first, strides), self.block(block.second, 1)]
                 if block.shortcut:

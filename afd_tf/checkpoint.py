@@ -23,7 +23,7 @@ from afd_tf.data import DatasetInfo
 from afd_tf.distill import Method
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import read_flags, read_info, say, writing_to
-from afd_tf.models import Peer, build_peer
+from afd_tf.models import Peer, build_peers
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -145,7 +145,8 @@ def load_peers(
     run_dir = Path(run_dir)
     try:
         info = read_info(run_dir)
-        names = read_flags(run_dir)["peers"].split(",")
+        values = read_flags(run_dir)
+        names = values["peers"].split(",")
     except (OSError, KeyError, ValueError) as error:
         raise UserError(
             f"{run_dir} is no run directory: it should hold flags.cfg, dataset.json "
@@ -158,7 +159,8 @@ def load_peers(
             "finish an epoch, for the best one with --validation_examples=N."
         )
     path, _ = found
-    peers = [build_peer(name, info) for name in names]
+    own_stages = values.get("own_stages")
+    peers = build_peers(names, info, own_stages and int(own_stages))
     restored = tf.train.Checkpoint(peers=_of_peers(peers)).read(str(path / "variables"))
     restored.assert_existing_objects_matched().expect_partial()
     return peers, info

@@ -1,13 +1,15 @@
 """The peers by name."""
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import tensorflow as tf
 from absl import flags
 
 from afd_tf.data import DatasetInfo
-from afd_tf.errors import unknown_name
+from afd_tf.errors import UserError, unknown_name
 from afd_tf.models.peer import Peer, PeerOutput
 from afd_tf.models.resnet import ResNet
 from afd_tf.models.wide_resnet import WideResNet
@@ -17,6 +19,7 @@ __all__ = [
     "Peer",
     "PeerOutput",
     "build_peer",
+    "build_peers",
     "multiply_adds",
     "peers_from_flags",
 ]
@@ -27,10 +30,18 @@ _PEERS = flags.DEFINE_list(
     "Any number of networks, of any kinds, repeats allowed; e.g. resnet20,wrn_28_2.",
 )
 
+_OWN_STAGES = flags.DEFINE_integer(
+    "own_stages",
+    None,
+    "For --method=one: the last stages that each peer has for itself; the others and "
+    "the stem are shared.",
+    lower_bound=1,
+)
+
 # Pattern of the name → the class, called with the pattern's numbers; the names are
 # the usual ones, and any other depth or width that fits the formula works as well.
 PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
-    r"resnet(\d+)": (
+    r"resnet(\d+)(?:x(\d+))?": (
         ResNet,
         (
             "resnet8",
@@ -40,6 +51,8 @@ PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
             "resnet44",
             "resnet56",
             "resnet110",
+            "resnet8x4",
+            "resnet32x4",
         ),
     ),
     r"wrn_(\d+)_(\d+)": (
@@ -58,12 +71,18 @@ PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
 }
 
 
-def build_peer(name: str, info: DatasetInfo) -> Peer:
+def build_peer(
+    name: str,
+    info: DatasetInfo,
+    shared: Mapping[str, keras.layers.Layer] | None = None,
+) -> Peer:
     """Builds a peer with its variables, randomly initialised.
 
     Args:
       name: e.g. "resnet20" or "wrn_16_2".
       info: of the data set: picture shape, classes, mean and variance.
+      shared: layers of another peer of that name, by their names, to use instead of
+        new ones.
 
     Raises:
       UserError: the name is unknown, or the pictures are too small.
@@ -71,10 +90,11 @@ def build_peer(name: str, info: DatasetInfo) -> Peer:
     for pattern, (constructor, _) in PEERS.items():
         if match := re.fullmatch(pattern, name):
             peer = constructor(
-                *map(int, match.groups()),
+                *(group and int(group) for group in match.groups()),
                 num_classes=info.num_classes,
                 mean=info.mean,
                 variance=info.variance,
+                shared=shared,
                 name=name,
             )
             peer.build_for(info.image_shape)
@@ -83,9 +103,41 @@ def build_peer(name: str, info: DatasetInfo) -> Peer:
     raise unknown_name("peer", name, known)
 
 
+def build_peers(
+    names: Sequence[str], info: DatasetInfo, own_stages: int | None = None
+) -> list[Peer]:
+    """Builds several peers, each from new layers or as branches of one network.
+
+    Args:
+      names: see `build_peer`.
+      info: likewise.
+      own_stages: the last stages that each peer has for itself; all before them is
+        shared. None shares nothing.
+
+    Raises:
+      UserError: see `build_peer`; and peers of several kinds, or without so many
+        stages, cannot share.
+    """
+    first = build_peer(names[0], info)
+    shared = {}
+    if own_stages is not None:
+        stages = [name for name in first.body if name.startswith("stage_")]
+        if len(set(names)) > 1 or own_stages >= len(stages):
+            raise UserError(
+                f"--own_stages={own_stages} makes the peers branches of one network: "
+                f"give it less than {len(stages)}, the stages of {names[0]}, and "
+                f"peers of one kind, not --peers={','.join(names)}."
+            )
+        branch = stages[-own_stages]
+        shared = dict(
+            itertools.takewhile(lambda item: item[0] != branch, first.body.items())
+        )
+    return [first, *(build_peer(name, info, shared) for name in names[1:])]
+
+
 def peers_from_flags(info: DatasetInfo) -> list[Peer]:
-    """Builds the networks that --peers names, in its order; see `build_peer`."""
-    return [build_peer(name, info) for name in _PEERS.value]
+    """Builds the networks that --peers names, in its order; see `build_peers`."""
+    return build_peers(_PEERS.value, info, _OWN_STAGES.value)
 
 
 def multiply_adds(peer: Peer, image_shape: tuple[int, int, int]) -> int:

@@ -211,3 +211,34 @@ class ConvolutionBlock(keras.layers.Layer):
         """Returns [B, ceil(h / strides), ceil(w / strides), filters]."""
         outputs = self.normalization(self.convolution(inputs), training=training)
         return tf.nn.relu(outputs) if self.activation else outputs
+
+
+class Stage(keras.layers.Layer):
+    """Layers one after the other, without the symbolic calls of `keras.Sequential`.
+
+    Args:
+      layers: each takes what the one before it gives.
+      **kwargs: of a Keras layer.
+    """
+
+    def __init__(self, layers: Sequence[keras.layers.Layer], **kwargs):
+        super().__init__(**kwargs)
+        self.layers = list(layers)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns what the last layer does."""
+        for layer in self.layers:
+            inputs = layer(inputs, training=training)
+        return inputs
+
+
+class Activation(keras.layers.Layer):
+    """Batch normalization and ReLU."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = BatchNormalization()
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns [B, h, w, c] for [B, h, w, c]."""
+        return tf.nn.relu(self.normalization(inputs, training=training))

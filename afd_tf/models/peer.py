@@ -16,30 +16,37 @@ class PeerOutput(NamedTuple):
     Attributes:
       features: [B, h, w, c], the map that enters global average pooling.
       logits: float32 [B, classes].
+      taps: every named map [B, h, w, c], first to last; the last one is `features`.
     """
 
     features: tf.Tensor
     logits: tf.Tensor
+    taps: Mapping[str, tf.Tensor]
 
 
 class Peer(keras.Model):
     """A classifier: pixel normalization, body, average pooling, one dense layer.
 
-    A subclass builds its body in `__init__` and returns the maps in `extract`.
+    A subclass gives the body: layers by the names of their maps, one after the other.
 
     Args:
       num_classes: number of logits.
       mean: of the raw training pixels, one per channel, 0..255.
       variance: likewise.
       downsampling: by how much the body divides height and width.
+      body: the last one's map is `features`.
+      shared: layers of another peer that take the place of those with their names.
     """
 
     def __init__(
         self,
+        *,
         num_classes: int,
         mean: Sequence[float],
         variance: Sequence[float],
         downsampling: int,
+        body: Mapping[str, keras.layers.Layer],
+        shared: Mapping[str, keras.layers.Layer] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,32 +62,44 @@ class Peer(keras.Model):
             dtype="float32",
             name="classifier",
         )
-
-    def extract(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
-        """Returns the maps by name, first to last; the last one is `features`.
-
-        Args:
-          inputs: normalized pixels, float [B, h, w, c].
-          training: whether batch statistics are used, and move.
-        """
-        raise NotImplementedError
+        self.body = {**body, **(shared or {})}
 
     def taps(
-        self, images: tf.Tensor, training: bool = False
-    ) -> Mapping[str, tf.Tensor]:
-        """Returns every named map for raw pixels [B, h, w, c], first to last."""
-        return self.extract(self.normalization(images), training)
-
-    def call(self, images: tf.Tensor, training: bool = False) -> PeerOutput:
-        """Runs the network.
+        self,
+        images: tf.Tensor,
+        training: bool = False,
+        known: dict[int, tf.Tensor] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Returns every named map, first to last; the last one is `features`.
 
         Args:
           images: raw pixels 0..255, uint8 or float, [B, h, w, c].
           training: whether batch statistics are used, and move.
+          known: maps of these images by the `id` of their layer, for peers that share
+            layers; what is computed here is added.
         """
-        features = list(self.taps(images, training).values())[-1]
+        known = {} if known is None else known
+        values = self.normalization(images)
+        maps = {}
+        for name, layer in self.body.items():
+            if id(layer) not in known:
+                known[id(layer)] = layer(values, training=training)
+            values = maps[name] = known[id(layer)]
+        return maps
+
+    def finish(self, taps: Mapping[str, tf.Tensor]) -> PeerOutput:
+        """Returns what `call` does from the maps of `taps`."""
+        *_, features = taps.values()
+        return PeerOutput(features, self.classify(features), taps)
+
+    def classify(self, features: tf.Tensor) -> tf.Tensor:
+        """Returns float32 logits [B, classes] of `features` [B, h, w, c]."""
         pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=(1, 2))
-        return PeerOutput(features, self.classifier(pooled))
+        return self.classifier(pooled)
+
+    def call(self, images: tf.Tensor, training: bool = False) -> PeerOutput:
+        """Runs the network on raw pixels; see `taps`."""
+        return self.finish(self.taps(images, training))
 
     def build_for(self, image_shape: Sequence[int]) -> None:
         """Creates the variables.
@@ -99,7 +118,15 @@ class Peer(keras.Model):
                 f"Enlarge them with --image_size={smallest * 2} or more."
             )
         output = self(tf.zeros([1, *image_shape], tf.uint8))
-        self.feature_shape = tuple(output.features.shape[1:])
+        self.tap_shapes = {
+            name: tuple(values.shape[1:]) for name, values in output.taps.items()
+        }
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of `features`."""
+        *_, last = self.tap_shapes.values()
+        return last
 
     @property
     def feature_variables(self) -> list[keras.Variable]:

@@ -1,12 +1,10 @@
 """ResNet for CIFAR (He et al. 2016, section 4.2), post-activation."""
 
-from collections.abc import Mapping
-
 import keras
 import tensorflow as tf
 
 from afd_tf.errors import UserError
-from afd_tf.models.layers import ConvolutionBlock
+from afd_tf.models.layers import ConvolutionBlock, Stage
 from afd_tf.models.peer import Peer
 
 
@@ -39,40 +37,31 @@ class ResNet(Peer):
 
     Args:
       depth: d; 20, 32, 44, 56 and 110 are the paper's.
+      width: k, as in ResNet-8x4 of Tian et al. (2020): stages of 16 k, 32 k and 64 k
+        channels behind a stem of 32 (of 16 where k is 1).
       **kwargs: see `Peer`.
 
     Raises:
-      UserError: the depth does not fit the formula.
+      UserError: the depth or the width does not fit the formula.
     """
 
-    def __init__(self, depth: int, **kwargs):
+    def __init__(self, depth: int, width: int | None = None, **kwargs):
+        width = 1 if width is None else width
         blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
-            nearest = 6 * max(1, round((depth - 2) / 6)) + 2
+        if rest or blocks < 1 or width < 1:
+            nearest = f"resnet{6 * max(1, round((depth - 2) / 6)) + 2}"
             raise UserError(
-                f"no CIFAR ResNet has depth {depth}: it is 6 n + 2. "
-                f"Did you mean 'resnet{nearest}'?"
+                f"no CIFAR ResNet has depth {depth} and width {width}: the depth is "
+                f"6 n + 2, the width at least 1. "
+                f"Did you mean '{nearest}{f'x{width}' if width > 1 else ''}'?"
             )
-        super().__init__(downsampling=4, **kwargs)
-        self.stem = ConvolutionBlock(16)
-        self.stages = [
-            [
-                ResidualBlock(
-                    filters,
-                    strides=2 if stage and not index else 1,
-                    project=bool(stage) and not index,
-                )
-                for index in range(blocks)
-            ]
-            for stage, filters in enumerate((16, 32, 64))
-        ]
-
-    def extract(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
-        """Returns `stem` and `stage_1` to `stage_3`; see `Peer.extract`."""
-        maps = {"stem": self.stem(inputs, training=training)}
-        outputs = maps["stem"]
-        for number, stage in enumerate(self.stages, start=1):
-            for block in stage:
-                outputs = block(outputs, training=training)
-            maps[f"stage_{number}"] = outputs
-        return maps
+        channels = 32 if width > 1 else 16
+        body = {"stem": ConvolutionBlock(channels)}
+        for stage, filters in enumerate((16 * width, 32 * width, 64 * width), start=1):
+            layers = []
+            for index in range(blocks):
+                strides = 2 if stage > 1 and not index else 1
+                layers.append(ResidualBlock(filters, strides, channels != filters))
+                channels = filters
+            body[f"stage_{stage}"] = Stage(layers)
+        super().__init__(downsampling=4, body=body, **kwargs)

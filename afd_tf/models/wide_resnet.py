@@ -1,12 +1,10 @@
 """Wide ResNet for CIFAR (Zagoruyko and Komodakis 2016), pre-activation, no dropout."""
 
-from collections.abc import Mapping
-
 import keras
 import tensorflow as tf
 
 from afd_tf.errors import UserError
-from afd_tf.models.layers import BatchNormalization, convolution
+from afd_tf.models.layers import Activation, BatchNormalization, Stage, convolution
 from afd_tf.models.peer import Peer
 
 
@@ -58,30 +56,14 @@ class WideResNet(Peer):
                 f"6 n + 4, the width at least 1. "
                 f"Did you mean 'wrn_{nearest}_{max(1, width)}'?"
             )
-        super().__init__(downsampling=4, **kwargs)
-        self.stem = convolution(16, 3)
-        self.stages = []
+        body = {"stem": convolution(16, 3)}
         channels = 16
-        for stage, filters in enumerate((16 * width, 32 * width, 64 * width)):
-            blocks_of_stage = []
+        for stage, filters in enumerate((16 * width, 32 * width, 64 * width), start=1):
+            layers = []
             for index in range(blocks):
-                strides = 2 if stage and not index else 1
-                blocks_of_stage.append(
-                    PreActivationBlock(filters, strides, project=channels != filters)
-                )
+                strides = 2 if stage > 1 and not index else 1
+                layers.append(PreActivationBlock(filters, strides, channels != filters))
                 channels = filters
-            self.stages.append(blocks_of_stage)
-        self.last_normalization = BatchNormalization()
-
-    def extract(self, inputs: tf.Tensor, training: bool) -> Mapping[str, tf.Tensor]:
-        """Returns `stem`, `stage_1` to `stage_3`, `features`; see `Peer.extract`."""
-        maps = {"stem": self.stem(inputs)}
-        outputs = maps["stem"]
-        for number, stage in enumerate(self.stages, start=1):
-            for block in stage:
-                outputs = block(outputs, training=training)
-            maps[f"stage_{number}"] = outputs
-        maps["features"] = tf.nn.relu(
-            self.last_normalization(outputs, training=training)
-        )
-        return maps
+            body[f"stage_{stage}"] = Stage(layers)
+        body["features"] = Activation()
+        super().__init__(downsampling=4, body=body, **kwargs)

@@ -9,6 +9,7 @@ from afd_tf.distill.afd import AdversarialFeatureDistillation
 from afd_tf.distill.dml import MutualLearning
 from afd_tf.distill.optimizers import Recipe
 from afd_tf.errors import UserError
+from afd_tf.models import PeerOutput
 from tests import tiny
 
 EPOCHS, STEPS_PER_EPOCH = 4, 1
@@ -310,8 +311,8 @@ def test_discriminators_are_shown_the_right_maps(count, topology, reals):
     )
     method.discriminators = [Recorder() for _ in range(count)]
     outputs = [
-        type(method.peers[0](tiny.batch()["image"]))(
-            tf.fill([8, 2, 2, 64], float(planted)), tf.zeros([8, tiny.CLASSES])
+        PeerOutput(
+            tf.fill([8, 2, 2, 64], float(planted)), tf.zeros([8, tiny.CLASSES]), {}
         )
         for planted in range(count)
     ]
@@ -336,6 +337,6 @@ def test_refuses_one_peer_and_unequal_maps():
     with pytest.raises(UserError, match="two or more"):
         AdversarialFeatureDistillation(tiny.peers("resnet8"))
     small, large = tiny.peers("resnet8", "resnet8")
-    large.feature_shape = (4, 4, 64)
+    large.tap_shapes = {"stage_3": (4, 4, 64)}
     with pytest.raises(UserError, match="differ in height or width"):
         AdversarialFeatureDistillation([small, large])

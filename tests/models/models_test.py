@@ -70,7 +70,7 @@ def test_gradient_reaches_every_variable(name):
 @pytest.mark.parametrize("name", ["resnet8", "wrn_10_1"])
 def test_logits_are_pooled_features_through_the_classifier(name):
     (peer,) = tiny.peers(name)
-    features, logits = peer(tiny.batch()["image"])
+    features, logits, _ = peer(tiny.batch()["image"])
     kernel, bias = (v.numpy() for v in peer.classifier.weights)
     by_hand = features.numpy().mean(axis=(1, 2)) @ kernel + bias
     np.testing.assert_allclose(logits, by_hand, rtol=1e-4, atol=1e-5)
@@ -85,18 +85,21 @@ def test_the_same_seed_gives_the_same_network():
         tiny.values(one.variables), tiny.values(two.variables), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    kernel, different = (p.stem.convolution.kernel.numpy() for p in (one, other))
+    kernel, different = (
+        p.body["stem"].convolution.kernel.numpy() for p in (one, other)
+    )
     assert not np.array_equal(kernel, different)
     # Two peers of a run begin differently.
     first, second = tiny.peers("resnet8", "resnet8")
     assert not np.array_equal(
-        first.stem.convolution.kernel.numpy(), second.stem.convolution.kernel.numpy()
+        first.body["stem"].convolution.kernel.numpy(),
+        second.body["stem"].convolution.kernel.numpy(),
     )
 
 
 def test_he_initialisation():
     peer = build_peer("wrn_10_4", tiny.info())
-    kernel = peer.stages[2][0].second.kernel.numpy()  # 3x3, 256 to 256
+    kernel = peer.body["stage_3"].layers[0].second.kernel.numpy()  # 3x3, 256 to 256
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.02)
     assert abs(kernel.mean()) < 1e-3
     bound = 1 / np.sqrt(256)
