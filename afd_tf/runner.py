@@ -131,7 +131,7 @@ def load_runner(
     else:
         runner = _load_tflite(_first_file(path))
     if peer is not None:
-        _choose([network.name for network in runner.networks], peer)
+        choose_peer([network.name for network in runner.networks], peer)
     return runner
 
 
@@ -173,17 +173,29 @@ def _peer_network(peer: Peer, image_shape: Sequence[int]) -> Network:
     return Network(peer.name, lambda images: logits(images).numpy())
 
 
-def _load_saved_model(path: Path) -> Runner:
+def open_saved_model(path: Path) -> tuple[dict, Any]:
+    """Loads a SavedModel that `export` wrote.
+
+    Returns:
+      its manifest, and what TensorFlow makes of it; its variables live as long as that.
+
+    Raises:
+      UserError: it is damaged, or not one of ours.
+    """
     manifest = _read_manifest(path)
     for name in manifest["files"]:
         if name == "saved_model.pb" or name.startswith("variables/"):
             _check_file(path / name, manifest["files"][name])
     try:
-        loaded = tf.saved_model.load(str(path))
+        return manifest, tf.saved_model.load(str(path))
     # E.g. an operator of another version of TensorFlow; what it raises is not said.
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"TensorFlow cannot load {path}: {reason}") from error
+
+
+def _load_saved_model(path: Path) -> Runner:
+    manifest, loaded = open_saved_model(path)
 
     def logits(images: np.ndarray) -> np.ndarray:
         # `loaded` and not its signature: the variables live as long as it does.
@@ -312,10 +324,15 @@ def _chosen_peer(peers: Sequence[Peer], choice: str | None) -> int:
     """Returns the number of the peer that is meant; None means the smallest."""
     if choice is None:
         return min(range(len(peers)), key=lambda number: peers[number].parameters)
-    return _choose([peer.name for peer in peers], choice)
+    return choose_peer([peer.name for peer in peers], choice)
 
 
-def _choose(names: Sequence[str], choice: str) -> int:
+def choose_peer(names: Sequence[str], choice: str) -> int:
+    """Returns the number of the peer that `choice`, a number or a name, means.
+
+    Raises:
+      UserError: there is no such peer, or several have that name.
+    """
     if choice.isdecimal():
         if int(choice) < len(names):
             return int(choice)

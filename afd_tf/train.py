@@ -35,6 +35,7 @@ from afd_tf.loop import (  # noqa: E402
     remaining_steps,
     training_function,
 )
+from afd_tf.teacher import teachers_from_flags  # noqa: E402
 
 _EPOCHS = flags.DEFINE_integer("epochs", 300, "Length of the run.", lower_bound=1)
 _SAVE_MINUTES = flags.DEFINE_float(
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> int | None:
     """Runs the training that the command line describes."""
     refuse_arguments(argv)
     imported = time.time()
+    distill.set_method_defaults()
     strategy = runtime.strategy_from_flags()
     batch_size = runtime.batch_size_from_flags(strategy)
     epochs = _EPOCHS.value
@@ -79,8 +81,9 @@ def main(argv: list[str]) -> int | None:
         peers = models.peers_from_flags(dataset.info)
         # A wrong --peer shows now, not at the export after the training.
         runner.chosen_peer_from_flags(peers)
-        method = distill.method_from_flags(peers)
+        method = distill.method_from_flags(peers, teachers_from_flags(dataset.info))
         method.compile(epochs=epochs, steps_per_epoch=steps_per_epoch)
+    total_epochs = method.preparation_epochs + epochs
     checkpoints = Checkpoints(run_dir, method)
     state = checkpoints.restore() or {
         "step": 0,
@@ -99,22 +102,26 @@ def main(argv: list[str]) -> int | None:
             lambda replicas: dataset.train_batches(
                 batch_size=batch_size,
                 seed=seed,
-                epochs=epochs,
+                epochs=total_epochs,
                 first_step=state["step"],
                 replicas=replicas,
             ),
         )
     )
-    names: list[str] = []
-    train = training_function(method, strategy, iterator, names)
+    train = None
     evaluate = evaluation_function(method, strategy, dataset)
     stop = StopSignal()
     accuracies: dict[str, float] = {}
-    while state["step"] < epochs * steps_per_epoch:
+    while state["step"] < total_epochs * steps_per_epoch:
         epoch, done = divmod(state["step"], steps_per_epoch)
+        preparing = epoch < method.preparation_epochs
+        if train is None or preparing != method.preparing:
+            method.preparing = preparing
+            names: list[str] = []
+            train = training_function(method, strategy, iterator, names)
         saved = time.time()
         with progress(
-            f"epoch {epoch + 1}/{epochs}",
+            f"epoch {epoch + 1}/{total_epochs}",
             dataset.info.examples["train"],
             done * batch_size,
         ) as bar:
@@ -133,10 +140,11 @@ def main(argv: list[str]) -> int | None:
                     checkpoints.save(state)
                     saved = time.time()
 
-        accuracies = evaluate("test")
-        measured = {"test": accuracies}
-        if dataset.info.examples["validation"]:
-            measured["validation"] = evaluate("validation")
+        measured = {}
+        if not preparing:
+            measured["test"] = accuracies = evaluate("test")
+            if dataset.info.examples["validation"]:
+                measured["validation"] = evaluate("validation")
         metrics = epoch_metrics(state, names, steps_per_epoch, measured)
         state["sums"] = 0.0
         if "validation" in measured and note_best(
@@ -145,8 +153,8 @@ def main(argv: list[str]) -> int | None:
             checkpoints.save(state, best=True)
         journal.log_epoch(metrics)
         checkpoints.save(state)
-        report_epoch(metrics, epochs, peers)
-        if stop.received is not None and epoch + 1 < epochs:
+        report_epoch(metrics, total_epochs, peers)
+        if stop.received is not None and epoch + 1 < total_epochs:
             return stop_early(run_dir, stop.received)
 
     summary = summarize(method, dataset, state, accuracies or evaluate("test"))
@@ -175,8 +183,9 @@ def describe(method, dataset, strategy, state, run_dir) -> None:
         f"classes, augmentation {info.augment}."
     )
     peers = ", ".join(f"{peer.name} ({peer.parameters:,})" for peer in method.peers)
+    taught = ", ".join(teacher.name for teacher in method.frozen_teachers)
     say(
-        f"{type(method).__name__}: {peers} on "
+        f"{type(method).__name__}: {peers}{taught and f', taught by {taught}'} on "
         f"{strategy.num_replicas_in_sync} replica(s)."
     )
     if state["step"]:
@@ -224,24 +233,31 @@ def stop_early(saved, received: int) -> int:
 
 def report_epoch(metrics: Mapping[str, float], epochs: int, peers) -> None:
     """Prints an epoch in one line."""
-    accuracies = ", ".join(
-        f"{peer.name} {metrics[f'test/peer_{number}/accuracy']:.2%}"
-        for number, peer in enumerate(peers)
-    )
-    losses = ", ".join(
-        f"{metrics[f'train/peer_{number}/loss_logit']:.3f}"
-        for number in range(len(peers))
-    )
-    say(
-        f"epoch {metrics['epoch']}/{epochs}: losses {losses}; test {accuracies}, "
-        f"ensemble {metrics['test/ensemble/accuracy']:.2%}"
-    )
+    losses = {
+        name.split("/", 1)[1]: f"{value:.3f}"
+        for name, value in metrics.items()
+        if "/loss_" in name
+    }
+    logit = [value for name, value in losses.items() if name.endswith("/loss_logit")]
+    if logit:
+        accuracies = ", ".join(
+            f"{peer.name} {metrics[f'test/peer_{number}/accuracy']:.2%}"
+            for number, peer in enumerate(peers)
+        )
+        shown = (
+            f"losses {', '.join(logit)}; test {accuracies}, "
+            f"ensemble {metrics['test/ensemble/accuracy']:.2%}"
+        )
+    else:
+        shown = "preparation, " + ", ".join(map(" ".join, losses.items()))
+    say(f"epoch {metrics['epoch']}/{epochs}: {shown}")
 
 
 def summarize(method, dataset, state, accuracies: Mapping[str, float]) -> dict:
     """Returns `summary.json`; accuracies are of the last epoch, on the test split."""
     values = resolved_flags()
-    pictures = _EPOCHS.value * dataset.info.examples["train"]
+    epochs = method.preparation_epochs + _EPOCHS.value
+    pictures = epochs * dataset.info.examples["train"]
     summary = {
         "dataset": dataset.info.name,
         "method": values["method"],
@@ -257,6 +273,7 @@ def summarize(method, dataset, state, accuracies: Mapping[str, float]) -> dict:
         "mean_accuracy": accuracies["mean/accuracy"],
         "ensemble_accuracy": accuracies["ensemble/accuracy"],
         "epochs": _EPOCHS.value,
+        "preparation_epochs": method.preparation_epochs,
         "batch_size": int(values["batch_size"]),
         "seed": int(values["seed"]),
         "seconds": round(state["seconds"], 1),

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -151,16 +152,18 @@ def test_tflite_takes_one_raw_picture(exported):
 
 
 def test_unknown_operators_are_named(digits, tmp_path):
-    class Strange(models.Peer):
-        def __init__(self, **kwargs):
-            super().__init__(downsampling=1, **kwargs)
-
-        def extract(self, inputs, training):
-            return {"last": tf.math.lgamma(inputs) + tf.math.bessel_i0(inputs)}
+    class Strange(keras.layers.Layer):
+        def call(self, inputs):
+            return tf.math.lgamma(inputs) + tf.math.bessel_i0(inputs)
 
     info = digits.info
-    peer = Strange(
-        num_classes=10, mean=info.mean, variance=info.variance, name="strange"
+    peer = models.Peer(
+        num_classes=10,
+        mean=info.mean,
+        variance=info.variance,
+        downsampling=1,
+        body={"last": Strange()},
+        name="strange",
     )
     peer.build_for(info.image_shape)
     with pytest.raises(UserError, match=r"strange .* no operator for .*BesselI0"):

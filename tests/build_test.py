@@ -19,8 +19,8 @@ LAYERS = (
     ("loop",),
     ("checkpoint", "journal"),
     ("runner",),
-    ("measurement",),
-    ("artifact",),
+    ("measurement", "teacher"),
+    ("analysis", "artifact"),
 )
 # The right end: nobody imports one.
 MAINS = ("analyze", "benchmark", "evaluate", "export", "predict", "report", "train")

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.data import DatasetInfo
-from afd_tf.models import build_peer
+from afd_tf.models import PeerOutput, build_peer, build_peers
 
 CLASSES = 5
 
@@ -38,5 +38,69 @@ def peers(*names, seed=0):
     return [build_peer(name, info()) for name in names]
 
 
+def compiled(method, epochs=2, steps_per_epoch=3):
+    method.compile(epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return method
+
+
 def values(variables) -> list[np.ndarray]:
     return [variable.value.numpy() for variable in variables]
+
+
+def branches(count=2, name="resnet8"):
+    """Peers that share all but their last stage."""
+    keras.utils.set_random_seed(0)
+    return build_peers([name] * count, info(), own_stages=1)
+
+
+def frozen(*names, seed=7):
+    teachers = peers(*names, seed=seed)
+    for teacher in teachers:
+        teacher.trainable = False
+    return teachers
+
+
+def planted(*networks, seed=0, size=8) -> list[PeerOutput]:
+    """Outputs that no network gave: random logits, and maps as after a ReLU."""
+    generator = np.random.default_rng(seed)
+    outputs = []
+    for network in networks:
+        taps = {
+            name: tf.nn.relu(generator.normal(size=(size, *shape)).astype(np.float32))
+            for name, shape in network.tap_shapes.items()
+        }
+        logits = generator.normal(size=(size, CLASSES)).astype(np.float32)
+        outputs.append(PeerOutput([*taps.values()][-1], tf.constant(logits), taps))
+    return outputs
+
+
+def softmax(logits) -> np.ndarray:
+    """Along the last axis, in float64."""
+    logits = np.asarray(logits, np.float64)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(labels, logits) -> np.ndarray:
+    probabilities = softmax(logits)
+    return -np.log(probabilities[np.arange(len(labels)), np.asarray(labels)])
+
+
+def divergence(teacher, learner, temperature) -> np.ndarray:
+    """KL(softmax(teacher / T) || softmax(learner / T)), without T^2."""
+    p = softmax(np.asarray(teacher) / temperature)
+    q = softmax(np.asarray(learner) / temperature)
+    return np.sum(p * np.log(p / q), axis=-1)
+
+
+def pooled(maps, size) -> np.ndarray:
+    """PyTorch's adaptive average pooling, cell by cell."""
+    maps = np.asarray(maps, np.float64)
+    (h, w), (rows, columns) = maps.shape[1:3], size
+    result = np.empty((len(maps), rows, columns, maps.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            top, bottom = i * h // rows, -(-(i + 1) * h // rows)
+            left, right = j * w // columns, -(-(j + 1) * w // columns)
+            result[:, i, j] = maps[:, top:bottom, left:right].mean(axis=(1, 2))
+    return result

@@ -18,7 +18,10 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def softened_divergence(
-    teacher_logits: tf.Tensor, learner_logits: tf.Tensor, temperature: float
+    teacher_logits: tf.Tensor,
+    learner_logits: tf.Tensor,
+    temperature: float,
+    squared: bool = True,
 ) -> tf.Tensor:
     """T^2 KL(softmax(z_teacher / T) || softmax(z_learner / T)), teacher constant.
 
@@ -29,23 +32,55 @@ def softened_divergence(
       teacher_logits: float32 [B, classes]; no gradient goes through.
       learner_logits: float32 [B, classes].
       temperature: T > 0.
+      squared: whether the factor T^2 is there, which keeps the gradient's size.
     """
     teacher = tf.stop_gradient(teacher_logits) / temperature
     learner = tf.nn.log_softmax(learner_logits / temperature)
     divergence = tf.reduce_sum(
         tf.nn.softmax(teacher) * (tf.nn.log_softmax(teacher) - learner), axis=-1
     )
-    return temperature**2 * divergence
+    return temperature**2 * divergence if squared else divergence
 
 
-def discriminator_loss(real_scores: tf.Tensor, fake_scores: tf.Tensor) -> tf.Tensor:
-    """L_D = (1 - s_real)^2 + s_fake^2: least squares (Chung et al. 2020).
+def least_squares(scores: tf.Tensor, target: float) -> tf.Tensor:
+    """(target - s)^2, the adversarial loss of Mao et al. (2017) and of AFD.
 
-    Real is the other network's map, fake the own one's.
+    Args:
+      scores: of a discriminator, float32 [B] in 0..1.
+      target: 1 for "real", 0 for "fake".
     """
-    return tf.square(1.0 - real_scores) + tf.square(fake_scores)
+    return tf.square(target - scores)
 
 
-def fooling_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """L_G = (1 - s_fake)^2: the own map should pass for the other's."""
-    return tf.square(1.0 - fake_scores)
+def l1_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """Mean of |learner - teacher| over a picture's elements, teacher constant.
+
+    Args:
+      learner: [B, ...].
+      teacher: likewise; no gradient goes through.
+    """
+    return _mean_of_elements(tf.abs(learner - tf.stop_gradient(teacher)))
+
+
+def l2_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """Mean of (learner - teacher)^2 over a picture's elements; see `l1_distance`."""
+    return _mean_of_elements(tf.square(learner - tf.stop_gradient(teacher)))
+
+
+def cosine_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """1 - cosine of the flattened learner and teacher; see `l1_distance`."""
+    product = unit_vectors(learner) * unit_vectors(tf.stop_gradient(teacher))
+    return 1.0 - tf.reduce_sum(product, axis=-1)
+
+
+def unit_vectors(values: tf.Tensor) -> tf.Tensor:
+    """Flattens [B, ...] to float32 [B, n] of Euclidean length 1."""
+    size = values.shape[1:].num_elements()
+    return tf.math.l2_normalize(
+        tf.reshape(tf.cast(values, tf.float32), [-1, size]), axis=-1
+    )
+
+
+def _mean_of_elements(values: tf.Tensor) -> tf.Tensor:
+    values = tf.cast(values, tf.float32)
+    return tf.reduce_mean(values, axis=list(range(1, values.shape.rank)))

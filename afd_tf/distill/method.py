@@ -1,14 +1,15 @@
 """What every method is: peers, objectives, and the step that minimizes them all."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
 from absl import flags
 
 from afd_tf.distill.optimizers import DECAY_MODES, Recipe, drops_from
-from afd_tf.errors import unknown_name
+from afd_tf.errors import UserError, unknown_name
 from afd_tf.models import Peer, PeerOutput
 from afd_tf.models.layers import frozen_moving_statistics
 
@@ -38,6 +39,11 @@ _UPDATE_ORDER = flags.DEFINE_string(
     "between the logit update and the feature-map updates.",
 )
 
+# One for each peer, then one for each frozen teacher.
+Outputs = Sequence[PeerOutput]
+# Name, variables and recipe of an objective.
+Plan = tuple[str, Sequence[keras.Variable], Recipe]
+
 UPDATE_ORDERS = ("simultaneous", "sequential")
 SGD_RECIPE = Recipe("sgd", learning_rate=0.1, decay=1e-4)
 
@@ -61,19 +67,24 @@ class Objective:
 
 
 class Method(keras.Model):
-    """Peers that train together.
+    """Peers that train together, perhaps with frozen teachers beside them.
 
-    A subclass says what is minimized: `logit_losses`, and, if it looks at feature
-    maps, `feature_losses` with their `feature_objectives`. This class runs one
-    forward, takes every gradient from it, and applies each with its own optimizer.
-    It is the one place that divides by the global batch.
+    A subclass says what is minimized: `logit_losses`, and, if it has losses with
+    variables or optimizers of their own, `feature_losses` with their
+    `feature_objectives`. This class runs one forward, takes every gradient from it,
+    and applies each with its own optimizer. It is the one place that divides by the
+    global batch.
+
+    Some methods begin with `preparation_epochs` in which something else is trained;
+    while `preparing` is set, a step is one of `preparation_losses`.
 
     `compile` with the length of the run, then use `afd_tf.train`'s loop or `fit`.
-    `fit` takes the batches of `afd_tf.data` on one replica and logs each epoch's last
-    step.
+    `fit` takes the batches of `afd_tf.data` on one replica, logs each epoch's last
+    step and knows nothing of a preparation.
 
     Args:
       peers: built networks, two or more where they learn from each other.
+      frozen_teachers: networks that only teach: called in inference mode, never moved.
       recipe: of the peers' logit loss.
       update_order: "simultaneous" or "sequential"; see `train_step`.
       **kwargs: of a Keras model.
@@ -86,6 +97,7 @@ class Method(keras.Model):
         self,
         peers: Sequence[Peer],
         *,
+        frozen_teachers: Sequence[Callable[..., PeerOutput]] = (),
         recipe: Recipe = SGD_RECIPE,
         update_order: str = "simultaneous",
         **kwargs,
@@ -96,34 +108,72 @@ class Method(keras.Model):
         if recipe.decay_mode not in DECAY_MODES:
             raise unknown_name("decay mode", recipe.decay_mode, DECAY_MODES)
         self.peers = list(peers)
+        self.frozen_teachers = list(frozen_teachers)
         self.recipe = recipe
         self.update_order = update_order
         self.objectives: list[Objective] = []
+        self.preparation_epochs = 0
+        self.preparing = False
 
     # What a subclass says.
 
     def logit_losses(
-        self, labels: tf.Tensor, outputs: Sequence[PeerOutput]
+        self, labels: tf.Tensor, outputs: Outputs
     ) -> tuple[Values, Values]:
-        """Returns losses "peer_<k>/logit" and monitors.
+        """Returns the losses of `logit_objectives` by name, and monitors.
 
         Args:
           labels: int32 [B].
-          outputs: one for each peer.
+          outputs: one for each peer, then one for each frozen teacher.
         """
         raise NotImplementedError
 
+    def companions(self, number: int) -> Sequence[keras.Variable]:
+        """Returns what trains along with peer `number` under its logit objective."""
+        return []
+
+    def logit_objectives(self) -> Sequence[Plan]:
+        """Returns the objectives of `logit_losses`: here "peer_<k>/logit" for each."""
+        return [
+            (
+                f"peer_{number}/logit",
+                [*peer.trainable_variables, *self.companions(number)],
+                self.recipe,
+            )
+            for number, peer in enumerate(self.peers)
+        ]
+
     def feature_losses(
-        self, labels: tf.Tensor, outputs: Sequence[PeerOutput]
+        self, labels: tf.Tensor, outputs: Outputs
     ) -> tuple[Values, Values]:
         """Returns the losses of `feature_objectives` by name, and monitors."""
         return {}, {}
 
-    def feature_objectives(
-        self,
-    ) -> Sequence[tuple[str, Sequence[keras.Variable], Recipe]]:
-        """Returns name, variables and recipe of each objective on feature maps."""
+    def feature_objectives(self) -> Sequence[Plan]:
+        """Returns name, variables and recipe of each further objective."""
         return ()
+
+    def preparation_losses(
+        self, labels: tf.Tensor, outputs: Outputs
+    ) -> tuple[Values, Values]:
+        """Returns the losses of `preparation_objectives` by name, and monitors."""
+        raise NotImplementedError
+
+    def preparation_objectives(self) -> Sequence[Plan]:
+        """Returns the objectives of the first `preparation_epochs`."""
+        return ()
+
+    def preparation_outputs(self, images: tf.Tensor) -> Outputs:
+        """Returns what `preparation_losses` needs of the peers; here nothing."""
+        return []
+
+    def teacher_outputs(self, images: tf.Tensor) -> Outputs:
+        """Returns what the frozen teachers say to raw pixels [B, h, w, c]."""
+        return [teacher(images, training=False) for teacher in self.frozen_teachers]
+
+    def ensemble(self, outputs: Outputs) -> tf.Tensor:
+        """Returns the peers' common probabilities [B, classes]: here their mean."""
+        return tf.add_n([tf.nn.softmax(each.logits) for each in outputs]) / len(outputs)
 
     # What every method does.
 
@@ -131,19 +181,33 @@ class Method(keras.Model):
         """Builds every optimizer on its own variables.
 
         Args:
-          epochs: length of the run, which the learning-rate schedules need.
+          epochs: length of the run after its preparation, which the learning-rate
+            schedules need.
           steps_per_epoch: likewise.
           **kwargs: of `keras.Model.compile`, for `fit`.
+
+        Raises:
+          UserError: peers with common layers in a method that moves each for itself.
         """
-        logit = [
-            (f"peer_{number}/logit", peer.trainable_variables, self.recipe)
-            for number, peer in enumerate(self.peers)
-        ]
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.objectives = []
-        for name, variables, recipe in (*logit, *self.feature_objectives()):
-            optimizer = recipe.build(epochs, steps_per_epoch, name.replace("/", "_"))
-            optimizer.build(variables)
-            self.objectives.append(Objective(name, variables, optimizer))
+        logit = self.logit_objectives()
+        moved = [id(variable) for _, variables, _ in logit for variable in variables]
+        if len(moved) > len(set(moved)):
+            raise UserError(
+                "peers that share layers (--own_stages) are one network: that is for "
+                "--method=one."
+            )
+        for plans, length in (
+            ((*logit, *self.feature_objectives()), epochs),
+            (self.preparation_objectives(), self.preparation_epochs),
+        ):
+            for name, variables, recipe in plans:
+                optimizer = recipe.build(
+                    length, steps_per_epoch, name.replace("/", "_")
+                )
+                optimizer.build(variables)
+                self.objectives.append(Objective(name, variables, optimizer))
         self.accuracies = {
             # float64: a count of pictures stays exact.
             f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
@@ -157,10 +221,12 @@ class Method(keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[PeerOutput]:
         """Runs every peer on the same raw pixels, uint8 [B, h, w, c]."""
-        return [peer(images, training=training) for peer in self.peers]
+        # Layers that peers share run once.
+        known: dict[int, tf.Tensor] = {}
+        return [peer.finish(peer.taps(images, training, known)) for peer in self.peers]
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Takes one step with every objective.
+        """Takes one step with every objective of the present part of the run.
 
         Simultaneous: one forward; all gradients are taken at the same weights; the
         updates are applied in the order of the objectives. Sequential: the logit
@@ -179,15 +245,17 @@ class Method(keras.Model):
         images, labels = batch["image"], batch["label"]
         global_batch = tf.cast(tf.shape(labels)[0], tf.float32)
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            global_batch = _sum_over_replicas(global_batch)
+            global_batch = sum_over_replicas(global_batch)
+        # Outside the tape, which would keep their activations.
+        taught = self.teacher_outputs(images)
         metrics = {}
-        for number, stage in enumerate(self._stages()):
+        for number, (forward, parts) in enumerate(self._stages()):
             with tf.GradientTape(persistent=True) as tape:
                 # The first forward has counted this batch.
                 with frozen_moving_statistics(number > 0):
-                    outputs = self(images, training=True)
+                    outputs = [*forward(images), *taught]
                 losses, monitors = {}, {}
-                for part in stage:
+                for part in parts:
                     more_losses, more_monitors = part(labels, outputs)
                     losses.update(more_losses)
                     monitors.update(more_monitors)
@@ -197,9 +265,13 @@ class Method(keras.Model):
         return metrics
 
     def _stages(self):
+        """Returns each forward with the losses that it serves."""
+        if self.preparing:
+            return [(self.preparation_outputs, [self.preparation_losses])]
+        forward = functools.partial(self, training=True)
         if self.update_order == "sequential":
-            return [[self.logit_losses], [self.feature_losses]]
-        return [[self.logit_losses, self.feature_losses]]
+            return [(forward, [self.logit_losses]), (forward, [self.feature_losses])]
+        return [(forward, [self.logit_losses, self.feature_losses])]
 
     def _minimize(self, tape, losses, global_batch) -> dict[str, tf.Tensor]:
         """Takes all gradients, then applies each with its own optimizer."""
@@ -216,7 +288,7 @@ class Method(keras.Model):
                 )
             )
         if replicas > 1:
-            gradients = _sum_over_replicas(gradients)
+            gradients = sum_over_replicas(gradients)
         metrics = {}
         for each, gradient in zip(objectives, gradients, strict=True):
             peer, loss = each.name.split("/")
@@ -228,20 +300,16 @@ class Method(keras.Model):
         return metrics
 
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Counts each picture once; "ensemble" is the mean of the peers' softmax.
+        """Counts each picture once, for every peer and for `ensemble`.
 
         Args:
           batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
             the pictures that only fill the last batch.
         """
-        probabilities = [
-            tf.nn.softmax(output.logits) for output in self(batch["image"])
-        ]
-        ensemble = tf.add_n(probabilities) / len(probabilities)
-        for accuracy, scores in zip(
-            self.accuracies.values(), (*probabilities, ensemble), strict=True
-        ):
-            accuracy.update_state(hits(batch["label"], scores), batch["weight"])
+        outputs = self(batch["image"])
+        scores = (*(output.logits for output in outputs), self.ensemble(outputs))
+        for accuracy, each in zip(self.accuracies.values(), scores, strict=True):
+            accuracy.update_state(hits(batch["label"], each), batch["weight"])
         return {name: metric.result() for name, metric in self.accuracies.items()}
 
 
@@ -252,7 +320,31 @@ def hits(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _sum_over_replicas(values):
+def discriminator_monitors(
+    peer: str, on_real: tf.Tensor, on_fake: tf.Tensor, scales: Sequence = (1.0, 1.0)
+) -> Values:
+    """Returns how often a discriminator is right, as monitors.
+
+    Args:
+      peer: "peer_<k>".
+      on_real: bool [n], whether it is right about each real map.
+      on_fake: likewise for the fake ones.
+      scales: what a real and a fake map count for.
+    """
+    on_real, on_fake = (
+        scale * tf.cast(right, tf.float32)
+        for scale, right in zip(scales, (on_real, on_fake), strict=True)
+    )
+    name = f"{peer}/discriminator_accuracy"
+    return {
+        f"{name}_real": on_real,
+        f"{name}_fake": on_fake,
+        name: tf.concat([on_real, on_fake], axis=0) / 2.0,
+    }
+
+
+def sum_over_replicas(values):
+    """Returns tensors of this replica, added up over all of them."""
     return tf.distribute.get_replica_context().all_reduce(
         tf.distribute.ReduceOp.SUM, values
     )

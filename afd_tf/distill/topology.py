@@ -31,3 +31,13 @@ def teachers(topology: str, peers: int) -> list[tuple[int, ...]]:
         tuple(other for other in range(peers) if other != learner)
         for learner in range(peers)
     ]
+
+
+def frozen(peers: int, frozen_teachers: int) -> list[tuple[int, ...]]:
+    """Returns for each learner all frozen teachers, which are counted after the peers.
+
+    Args:
+      peers: how many students there are.
+      frozen_teachers: how many teach all of them.
+    """
+    return [tuple(range(peers, peers + frozen_teachers))] * peers

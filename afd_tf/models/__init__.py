@@ -1,5 +1,6 @@
 """The peers by name."""
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,12 @@ from absl import flags
 
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError, unknown_name
+from afd_tf.models.imagenet_resnet import ImageNetResNet
+from afd_tf.models.mobilenet import MobileNetV2
 from afd_tf.models.peer import Peer, PeerOutput
 from afd_tf.models.resnet import ResNet
+from afd_tf.models.shufflenet import ShuffleNetV2
+from afd_tf.models.vgg import VGG
 from afd_tf.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -68,6 +73,24 @@ PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
             "wrn_40_2",
         ),
     ),
+    r"imagenet_resnet(\d+)": (
+        ImageNetResNet,
+        ("imagenet_resnet18", "imagenet_resnet34", "imagenet_resnet50"),
+    ),
+    r"imagenet_resnet(\d+)_small": (
+        functools.partial(ImageNetResNet, small=True),
+        (
+            "imagenet_resnet18_small",
+            "imagenet_resnet34_small",
+            "imagenet_resnet50_small",
+        ),
+    ),
+    r"mobilenet_v2_(\d+)": (MobileNetV2, ("mobilenet_v2_50", "mobilenet_v2_100")),
+    r"shufflenet_v2_(\d+)": (
+        ShuffleNetV2,
+        ("shufflenet_v2_50", "shufflenet_v2_100", "shufflenet_v2_150"),
+    ),
+    r"vgg(\d+)": (VGG, ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19")),
 }
 
 
@@ -121,7 +144,7 @@ def build_peers(
     first = build_peer(names[0], info)
     shared = {}
     if own_stages is not None:
-        stages = [name for name in first.body if name.startswith("stage_")]
+        stages = first.stages
         if len(set(names)) > 1 or own_stages >= len(stages):
             raise UserError(
                 f"--own_stages={own_stages} makes the peers branches of one network: "

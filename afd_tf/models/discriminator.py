@@ -16,13 +16,14 @@ from afd_tf.models.layers import (
     convolution,
     he_normal,
 )
+from afd_tf.models.peer import Peer
 
 
 class TransferLayer(ConvolutionBlock):
     """T_k of the paper: brings a feature map to the width that all peers share.
 
     A 1x1 convolution, batch normalization and ReLU (a map after ReLU stays
-    non-negative). Used for every peer as soon as two peers' channels differ.
+    non-negative). Used for every peer as soon as one's channels differ.
 
     Args:
       filters: the common number of channels.
@@ -31,6 +32,17 @@ class TransferLayer(ConvolutionBlock):
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(filters, kernel_size=1, **kwargs)
+
+
+def build_transfer_layers(peers: Sequence[Peer], channels: int) -> list[TransferLayer]:
+    """Returns a transfer layer for each peer; none if all have these channels."""
+    if all(peer.feature_shape[-1] == channels for peer in peers):
+        return []
+    layers = []
+    for number, peer in enumerate(peers):
+        layers.append(TransferLayer(channels, name=f"transfer_{number}"))
+        layers[-1](tf.zeros([1, *peer.feature_shape]))
+    return layers
 
 
 class Discriminator(keras.Model):

@@ -36,18 +36,56 @@ def he_normal() -> keras.initializers.Initializer:
 
 
 def convolution(
-    filters: int, kernel_size: int, strides: int = 1, name: str | None = None
+    filters: int, kernel_size: int, strides: int = 1, use_bias: bool = False
 ) -> keras.layers.Conv2D:
-    """A "same" convolution without bias, as before every batch normalization."""
+    """A "same" convolution, without the bias that batch normalization would undo."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding="same",
-        use_bias=False,
+        use_bias=use_bias,
         kernel_initializer=he_normal(),
-        name=name,
     )
+
+
+def depthwise_convolution(strides: int = 1) -> keras.layers.DepthwiseConv2D:
+    """A "same" 3x3 convolution of each channel by itself, without bias."""
+    return keras.layers.DepthwiseConv2D(
+        3,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        depthwise_initializer=he_normal(),
+    )
+
+
+def adaptive_average_pooling(maps: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
+    """Averages maps down to one size, whatever theirs is.
+
+    Cell i of n covers the rows from floor(i h / n) to ceil((i + 1) h / n), as in
+    PyTorch's layer of this name, and columns likewise. (Keras' own is not in 3.12.)
+
+    Args:
+      maps: [B, h, w, c].
+      size: (height, width) of the result, at most (h, w).
+    """
+    for axis, length in enumerate(size, start=1):
+        if maps.shape[axis] != length:
+            weights = tf.constant(pooling_weights(maps.shape[axis], length), maps.dtype)
+            # The pooled axis becomes the last one and goes back to its place.
+            order = [0, 3, 1, 2] if axis == 1 else [0, 1, 3, 2]
+            maps = tf.transpose(tf.tensordot(maps, weights, [[axis], [0]]), order)
+    return maps
+
+
+def pooling_weights(length: int, cells: int) -> np.ndarray:
+    """Returns float32 [length, cells], whose columns average the elements of a cell."""
+    weights = np.zeros((length, cells), np.float32)
+    for cell in range(cells):
+        start, stop = cell * length // cells, -(-(cell + 1) * length // cells)
+        weights[start:stop, cell] = 1.0 / (stop - start)
+    return weights
 
 
 class PixelNormalization(keras.layers.Layer):
@@ -184,7 +222,18 @@ class BatchNormalization(keras.layers.Layer):
         }
 
 
-class ConvolutionBlock(keras.layers.Layer):
+class Composite(keras.layers.Layer):
+    """A layer made of layers, each of which is built by its own first call.
+
+    Left to find that out, Keras calls the composite symbolically before its first
+    call, and what is nested in it once more for each level.
+    """
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates nothing: that there is a `build` is what counts."""
+
+
+class ConvolutionBlock(Composite):
     """Convolution, batch normalization and, unless told otherwise, ReLU.
 
     Args:
@@ -192,6 +241,7 @@ class ConvolutionBlock(keras.layers.Layer):
       kernel_size: of the square kernel.
       strides: in both directions.
       activation: whether a ReLU ends the block.
+      use_bias: whether the convolution has one.
     """
 
     def __init__(
@@ -200,11 +250,12 @@ class ConvolutionBlock(keras.layers.Layer):
         kernel_size: int = 3,
         strides: int = 1,
         activation: bool = True,
+        use_bias: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.activation = activation
-        self.convolution = convolution(filters, kernel_size, strides)
+        self.convolution = convolution(filters, kernel_size, strides, use_bias)
         self.normalization = BatchNormalization()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -213,7 +264,7 @@ class ConvolutionBlock(keras.layers.Layer):
         return tf.nn.relu(outputs) if self.activation else outputs
 
 
-class Stage(keras.layers.Layer):
+class Stage(Composite):
     """Layers one after the other, without the symbolic calls of `keras.Sequential`.
 
     Args:
@@ -232,7 +283,7 @@ class Stage(keras.layers.Layer):
         return inputs
 
 
-class Activation(keras.layers.Layer):
+class Activation(Composite):
     """Batch normalization and ReLU."""
 
     def __init__(self, **kwargs):

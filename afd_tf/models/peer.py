@@ -69,6 +69,7 @@ class Peer(keras.Model):
         images: tf.Tensor,
         training: bool = False,
         known: dict[int, tf.Tensor] | None = None,
+        last: str | None = None,
     ) -> dict[str, tf.Tensor]:
         """Returns every named map, first to last; the last one is `features`.
 
@@ -77,6 +78,7 @@ class Peer(keras.Model):
           training: whether batch statistics are used, and move.
           known: maps of these images by the `id` of their layer, for peers that share
             layers; what is computed here is added.
+          last: the name of the last map that is wanted; None is all.
         """
         known = {} if known is None else known
         values = self.normalization(images)
@@ -85,6 +87,8 @@ class Peer(keras.Model):
             if id(layer) not in known:
                 known[id(layer)] = layer(values, training=training)
             values = maps[name] = known[id(layer)]
+            if name == last:
+                break
         return maps
 
     def finish(self, taps: Mapping[str, tf.Tensor]) -> PeerOutput:
@@ -100,6 +104,9 @@ class Peer(keras.Model):
     def call(self, images: tf.Tensor, training: bool = False) -> PeerOutput:
         """Runs the network on raw pixels; see `taps`."""
         return self.finish(self.taps(images, training))
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates nothing; see `afd_tf.models.layers.Composite`."""
 
     def build_for(self, image_shape: Sequence[int]) -> None:
         """Creates the variables.
@@ -127,6 +134,11 @@ class Peer(keras.Model):
         """Height, width and channels of `features`."""
         *_, last = self.tap_shapes.values()
         return last
+
+    @property
+    def stages(self) -> list[str]:
+        """The names of the stages' maps, first to last."""
+        return [name for name in self.tap_shapes if name.startswith("stage_")]
 
     @property
     def feature_variables(self) -> list[keras.Variable]:

@@ -1,14 +1,13 @@
 """ResNet for CIFAR (He et al. 2016, section 4.2), post-activation."""
 
-import keras
 import tensorflow as tf
 
 from afd_tf.errors import UserError
-from afd_tf.models.layers import ConvolutionBlock, Stage
+from afd_tf.models.layers import Composite, ConvolutionBlock, Stage
 from afd_tf.models.peer import Peer
 
 
-class ResidualBlock(keras.layers.Layer):
+class ResidualBlock(Composite):
     """Two 3x3 convolutions and a shortcut, then ReLU.
 
     The shortcut is the identity, or a 1x1 convolution with batch normalization

@@ -1,14 +1,19 @@
 """Wide ResNet for CIFAR (Zagoruyko and Komodakis 2016), pre-activation, no dropout."""
 
-import keras
 import tensorflow as tf
 
 from afd_tf.errors import UserError
-from afd_tf.models.layers import Activation, BatchNormalization, Stage, convolution
+from afd_tf.models.layers import (
+    Activation,
+    BatchNormalization,
+    Composite,
+    Stage,
+    convolution,
+)
 from afd_tf.models.peer import Peer
 
 
-class PreActivationBlock(keras.layers.Layer):
+class PreActivationBlock(Composite):
     """(BN, ReLU, 3x3 convolution) twice, and a shortcut.
 
     The shortcut is the identity, or, where the channels change, a 1x1 convolution of

@@ -9,7 +9,7 @@ from afd_tf.distill.afd import AdversarialFeatureDistillation
 from afd_tf.distill.dml import MutualLearning
 from afd_tf.distill.optimizers import Recipe
 from afd_tf.errors import UserError
-from afd_tf.models import PeerOutput
+from afd_tf.models import PeerOutput, build_peer
 from tests import tiny
 
 EPOCHS, STEPS_PER_EPOCH = 4, 1
@@ -23,11 +23,6 @@ def build(names, **settings):
     )
     method.compile(epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     return method
-
-
-def softmax(logits):
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 class NumpySGD:
@@ -152,16 +147,16 @@ class Oracle:
             return [np.asarray(g, np.float64) for g in found]
 
         for k in range(count):
-            p = softmax(logits[k])
-            soft = softmax(logits[k] / temperature)
+            p = tiny.softmax(logits[k])
+            soft = tiny.softmax(logits[k] / temperature)
             derivative = (p - onehot) / size
             loss = -np.log((p * onehot).sum(axis=1))
             for j in self.teachers[k]:
-                target = softmax(logits[j] / temperature)
+                target = tiny.softmax(logits[j] / temperature)
                 share = 1 / len(self.teachers[k])
                 divergence = (target * np.log(target / soft)).sum(axis=1)
                 loss = loss + share * temperature**2 * divergence
-                # d/dz of T^2 KL(p_j || softmax(z / T)) = T (softmax(z / T) - p_j)
+                # d/dz of T^2 KL(p_j || tiny.softmax(z / T)) = T (softmax(z / T) - p_j)
                 derivative += share * temperature * (soft - target) / size
             losses[f"peer_{k}/loss_logit"] = loss.mean()
             gradients.append(back([outputs[k].logits], [derivative], groups[k]))
@@ -333,10 +328,134 @@ def test_without_adversarial_part_it_is_mutual_learning():
         np.testing.assert_array_equal(mine.value.numpy(), other.value.numpy())
 
 
-def test_refuses_one_peer_and_unequal_maps():
+def test_unequal_maps_are_averaged_down_to_the_smallest():
+    peers = tiny.peers("resnet8", "wrn_10_1", "resnet8")
+    # 2x2 each in truth; what the method sees is planted.
+    for peer, size in zip(peers, ((8, 6), (4, 6), (5, 3)), strict=True):
+        peer.tap_shapes = {"stage_3": (*size, 64)}
+    method = AdversarialFeatureDistillation(peers)
+    assert not method.transfer_layers
+    shown = []
+    method.discriminators = [
+        lambda maps, training: shown.append(maps) or tf.zeros([8]) for _ in peers
+    ]
+    outputs = tiny.planted(*peers)
+    method.feature_losses(tiny.batch()["label"], outputs)
+    expected = [tiny.pooled(output.features, (4, 3)) for output in outputs]
+    for number, teacher in enumerate((2, 0, 1)):
+        fake, real = shown[2 * number : 2 * number + 2]
+        np.testing.assert_allclose(fake, expected[number], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(real, expected[teacher], rtol=1e-5, atol=1e-6)
+
+
+def test_one_step_with_unequal_maps():
+    # VGG halves three times, the ResNet twice.
+    info = tiny.info((64, 64, 3))
+    peers = [build_peer(name, info) for name in ("vgg8", "resnet8")]
+    assert [peer.feature_shape for peer in peers] == [(8, 8, 512), (16, 16, 64)]
+    method = AdversarialFeatureDistillation(peers, recipe=SGD, adversarial_recipe=ADAM)
+    method.compile(epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+    before = tiny.values(method.trainable_variables)
+    metrics = method.train_step(tiny.batch(size=4, image_shape=(64, 64, 3)))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(changed(before, method.trainable_variables))
+
+
+@pytest.mark.parametrize(
+    ("size", "networks", "expected"),
+    [
+        (8, 2, [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        (7, 3, [[0, 3, 6], [1, 4], [2, 5]]),
+        # Too few to deal out.
+        (2, 3, [[0, 1]] * 3),
+    ],
+)
+def test_unpaired_networks_are_shown_with_their_own_pictures(size, networks, expected):
+    method = AdversarialFeatureDistillation(
+        tiny.peers(*["resnet8"] * networks), unpaired=True
+    )
+    shown = [[] for _ in range(networks)]
+
+    def discriminator(number):
+        # A score that tells the picture from which the map is.
+        def score(maps, training):
+            shown[number].append(maps[:, 0, 0, 0].numpy().astype(int).tolist())
+            return maps[:, 0, 0, 0] / 1000
+
+        return score
+
+    method.discriminators = [discriminator(number) for number in range(networks)]
+    outputs = [
+        PeerOutput(
+            tf.fill([size, 2, 2, 64], 1.0)
+            * tf.reshape(tf.range(size, dtype=tf.float32) + 100 * k, [-1, 1, 1, 1]),
+            tf.zeros([size, tiny.CLASSES]),
+            {},
+        )
+        for k in range(networks)
+    ]
+    values, monitors = method.feature_losses(tf.zeros([size], tf.int32), outputs)
+    for number in range(networks):
+        teacher = (number - 1) % networks
+        own = [i + 100 * number for i in expected[number]]
+        other = [i + 100 * teacher for i in expected[teacher]]
+        assert shown[number] == [own, other]
+        fake, real = np.array(own) / 1000, np.array(other) / 1000
+        # The mean over what was shown: what the division by the batch makes of it.
+        np.testing.assert_allclose(
+            np.sum(values[f"peer_{number}/discriminator"]) / size,
+            np.mean(fake**2) + np.mean((1 - real) ** 2),
+            rtol=1e-5,
+        )
+        np.testing.assert_allclose(
+            np.sum(values[f"peer_{number}/feature"]) / size,
+            np.mean((1 - fake) ** 2),
+            rtol=1e-5,
+        )
+        accuracy = monitors[f"peer_{number}/discriminator_accuracy"]
+        np.testing.assert_allclose(
+            np.sum(accuracy) / size,
+            (np.mean(fake < 0.5) + np.mean(real > 0.5)) / 2,
+            rtol=1e-5,
+        )
+
+
+def test_without_logit_weight_the_unpaired_networks_share_no_picture():
+    # A peer's own step must not depend on what another peer makes of its pictures.
+    def kernels_after(poisoned):
+        method = build(["resnet8", "resnet8"], unpaired=True, logit_weight=0.0)
+        call = method.call
+
+        def other_features_of_own_pictures(images, training=False):
+            first, second = call(images, training)
+            # Peer 0 is shown with the even pictures: there peer 1's map is nobody's.
+            mask = np.zeros((8, 1, 1, 1), np.float32)
+            mask[::2] = poisoned
+            return [first, second._replace(features=second.features + mask)]
+
+        method.call = other_features_of_own_pictures
+        method.train_step(tiny.batch())
+        return [v.value.numpy() for v in method.trainable_variables]
+
+    for one, other in zip(kernels_after(0.0), kernels_after(5.0), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_decay_only_is_adam_on_the_decay_alone():
+    method = build(["resnet8", "resnet8"], decay_only=True)
+    method.objectives = [o for o in method.objectives if o.name == "peer_0/feature"]
+    (objective,) = method.objectives
+    before = tiny.values(objective.variables)
+    metrics = method.train_step(tiny.batch())
+    assert metrics["peer_0/gradient_norm_feature"] == 0.0
+    for old, variable in zip(before, objective.variables, strict=True):
+        # The first step of Adam: the learning rate, against the sign of the decay.
+        decay = 0.1 * old
+        moved = variable.value.numpy() - old
+        expected = -1e-3 * decay / (np.abs(decay) + 1e-8)
+        np.testing.assert_allclose(moved, expected, atol=2e-7)
+
+
+def test_refuses_one_peer():
     with pytest.raises(UserError, match="two or more"):
         AdversarialFeatureDistillation(tiny.peers("resnet8"))
-    small, large = tiny.peers("resnet8", "resnet8")
-    large.tap_shapes = {"stage_3": (4, 4, 64)}
-    with pytest.raises(UserError, match="differ in height or width"):
-        AdversarialFeatureDistillation([small, large])

@@ -7,18 +7,12 @@ from absl.testing import flagsaver
 
 from afd_tf import distill
 from afd_tf.distill.afd import AdversarialFeatureDistillation
-from afd_tf.distill.dml import MutualLearning
 from afd_tf.distill.independent import Independent
 from afd_tf.distill.optimizers import Recipe
 from afd_tf.errors import UserError
 from tests import tiny
 
 RECIPE = Recipe("sgd", learning_rate=0.05, decay=1e-3)
-
-
-def compiled(method):
-    method.compile(epochs=2, steps_per_epoch=3)
-    return method
 
 
 def evaluation(sizes=(8, 5)):
@@ -40,9 +34,9 @@ def test_fit_is_the_train_step():
     }
     data = tf.data.Dataset.from_generator(batches, output_signature=spec)
     names = ["resnet8", "resnet8"]
-    fitted = compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    fitted = tiny.compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
     history = fitted.fit(data, epochs=1, verbose=0).history
-    stepped = compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    stepped = tiny.compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
     step = tf.function(stepped.train_step, autograph=False)
     for batch in batches():
         metrics = step(batch)
@@ -56,7 +50,7 @@ def test_fit_is_the_train_step():
 
 
 def test_evaluation_counts_each_picture_once():
-    method = compiled(Independent(tiny.peers("resnet8", "resnet14")))
+    method = tiny.compiled(Independent(tiny.peers("resnet8", "resnet14")))
     hits, ensemble_hits, examples = np.zeros(2), 0.0, 0.0
     for batch in evaluation():
         result = method.test_step(batch)
@@ -75,7 +69,7 @@ def test_evaluation_counts_each_picture_once():
 
 
 def test_keras_evaluate_agrees():
-    method = compiled(Independent(tiny.peers("resnet8")))
+    method = tiny.compiled(Independent(tiny.peers("resnet8")))
     for metric in method.accuracies.values():
         metric.reset_state()
     for batch in evaluation():
@@ -88,34 +82,8 @@ def test_keras_evaluate_agrees():
     )
 
 
-def test_independent_peers_are_each_alone():
-    pair = compiled(Independent(tiny.peers("resnet8", "resnet14"), recipe=RECIPE))
-    alone = compiled(Independent([tiny.peers("resnet8", "resnet14")[0]], recipe=RECIPE))
-    for seed in range(2):
-        pair.train_step(tiny.batch(seed))
-        alone.train_step(tiny.batch(seed))
-    for one, other in zip(
-        pair.peers[0].variables, alone.peers[0].variables, strict=True
-    ):
-        np.testing.assert_allclose(
-            one.value.numpy(), other.value.numpy(), rtol=1e-5, atol=1e-6
-        )
-
-
-def test_mutual_learning_without_divergence_is_independent():
-    batch = tiny.batch()
-    mutual = compiled(
-        MutualLearning(tiny.peers("resnet8", "resnet8"), logit_weight=0.0)
-    )
-    independent = compiled(Independent(tiny.peers("resnet8", "resnet8")))
-    mutual.train_step(batch)
-    independent.train_step(batch)
-    for one, other in zip(mutual.variables, independent.variables, strict=True):
-        np.testing.assert_array_equal(one.value.numpy(), other.value.numpy())
-
-
 def test_gradient_norm_and_loss_are_those_of_the_mean_over_the_batch():
-    method = compiled(Independent(tiny.peers("resnet8"), recipe=RECIPE))
+    method = tiny.compiled(Independent(tiny.peers("resnet8"), recipe=RECIPE))
     batch = tiny.batch()
     (copy,) = tiny.peers("resnet8")
     variables = [v.value for v in copy.trainable_variables]
@@ -139,17 +107,6 @@ def test_refusals():
         Independent(
             tiny.peers("resnet8"), recipe=Recipe("sgd", 0.1, 0.0, decay_mode="couple")
         )
-    with pytest.raises(UserError, match="above 0"):
-        MutualLearning(tiny.peers("resnet8", "resnet8"), temperature=0.0)
-
-
-@pytest.mark.parametrize("name", distill.METHODS)
-def test_methods_by_name(name):
-    with flagsaver.as_parsed(method=name):
-        method = compiled(distill.method_from_flags(tiny.peers("resnet8", "resnet8")))
-    losses = {each.name.split("/")[1] for each in method.objectives}
-    expected = {"afd": {"logit", "discriminator", "feature"}}.get(name, {"logit"})
-    assert losses == expected
 
 
 def test_the_recipe_is_the_papers_by_default():

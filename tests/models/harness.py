@@ -1,0 +1,213 @@
+"""What is checked of every peer: a row of expectations, and one function a check."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afd_tf import models
+from afd_tf.data import DatasetInfo
+from afd_tf.errors import UserError
+from afd_tf.runner import load_runner
+from tests import exports, tiny
+
+CLASSES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """A peer of 100 classes, as it should be.
+
+    Attributes:
+      name: of the peer.
+      image_shape: of the pictures that it is checked with.
+      parameters: its trainable numbers.
+      taps: the shape of every map, first to last.
+      multiply_adds: counted by hand; None where nobody did.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    parameters: int
+    taps: Mapping[str, tuple[int, int, int]]
+    multiply_adds: int | None = None
+
+
+class Case:
+    """A peer to check.
+
+    Args:
+      expected: what it should be.
+      directory: an empty one, for what a check writes.
+    """
+
+    def __init__(self, expected: Expected, directory: Path):
+        self.expected = expected
+        self.directory = directory
+        self.info: DatasetInfo = tiny.info(expected.image_shape, CLASSES)
+        self.images = exports.pictures(expected.image_shape, 8)
+        self.peer = self.build(seed=0)
+
+    def build(self, seed: int) -> models.Peer:
+        """The same peer anew."""
+        keras.utils.set_random_seed(seed)
+        return exports.random_peer(self.expected.name, self.info, seed)
+
+
+def parameters(case: Case) -> None:
+    assert case.peer.parameters == case.expected.parameters
+    head = (case.peer.feature_shape[-1] + 1) * CLASSES
+    body = sum(v.value.shape.num_elements() for v in case.peer.feature_variables)
+    assert body + head == case.expected.parameters
+
+
+def maps(case: Case) -> None:
+    taps = case.peer.taps(case.images)
+    shapes = {name: tuple(values.shape[1:]) for name, values in taps.items()}
+    assert list(shapes.items()) == list(case.expected.taps.items())
+    assert case.peer.tap_shapes == shapes
+    features = case.peer(case.images).features
+    np.testing.assert_array_equal(features, list(taps.values())[-1])
+    assert features.numpy().min() >= 0  # after a ReLU
+
+
+def too_small_pictures_are_refused(case: Case) -> None:
+    smallest = case.peer.downsampling
+    sides = zip(case.peer.feature_shape, case.expected.image_shape[:2], strict=False)
+    for own, given in sides:
+        assert own == -(-given // smallest)
+    with pytest.raises(UserError, match=f"at least {smallest}x{smallest}"):
+        case.peer.build_for((smallest, smallest - 1, 3))
+
+
+def multiply_adds(case: Case) -> None:
+    counted = models.multiply_adds(case.peer, case.expected.image_shape)
+    assert counted > 0
+    assert case.expected.multiply_adds in (None, counted)
+
+
+def gradient_reaches_every_variable(case: Case) -> None:
+    variables = [v.value for v in case.peer.trainable_variables]
+    # In training the batch's mean takes a bias before it away again.
+    undone = {id(v.value) for v in case.peer.feature_variables if v.name == "bias"}
+    for training in (True, False):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(case.peer(case.images, training=training).logits ** 2)
+        gradients = tape.gradient(loss, variables)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            if not training or id(variable) not in undone:
+                assert float(tf.reduce_max(tf.abs(gradient))) > 0, variable.name
+
+
+def logits_are_pooled_features_through_the_classifier(case: Case) -> None:
+    features, logits, _ = case.peer(case.images)
+    kernel, bias = (v.numpy() for v in case.peer.classifier.weights)
+    by_hand = features.numpy().mean(axis=(1, 2)) @ kernel + bias
+    exports.assert_same_logits(logits, by_hand)
+    assert logits.dtype == tf.float32
+
+
+def checkpoint(case: Case) -> None:
+    """Written and read as in `afd_tf.checkpoint`, and as Keras users do."""
+    expected = exports.logits_of(case.peer, case.images)
+    fresh = case.build(seed=1)
+    assert np.abs(exports.logits_of(fresh, case.images) - expected).max() > 0.1
+    path = _trackable(case.peer).write(str(case.directory / "variables"))
+    _trackable(fresh).read(path).assert_consumed()
+    np.testing.assert_array_equal(exports.logits_of(fresh, case.images), expected)
+
+    case.peer.save_weights(case.directory / "peer.weights.h5")
+    for variable in fresh.variables:
+        variable.assign(tf.zeros_like(variable))
+    fresh.load_weights(case.directory / "peer.weights.h5")
+    np.testing.assert_array_equal(exports.logits_of(fresh, case.images), expected)
+
+
+def mixed_precision(case: Case) -> None:
+    expected = case.peer(case.images)
+    with _policy("mixed_bfloat16"):
+        mixed = case.build(seed=0)
+        for own, other in zip(mixed.variables, case.peer.variables, strict=True):
+            assert own.dtype == "float32", own.path
+            own.assign(other)
+        output = mixed(case.images)
+    assert {values.dtype for values in output.taps.values()} == {tf.bfloat16}
+    assert output.logits.dtype == tf.float32
+    error = np.abs(output.logits - expected.logits).max()
+    assert 0 < error < 0.05 * np.abs(expected.logits).max()
+
+
+def saved_model(case: Case) -> None:
+    _assert_exported_logits(case, "saved_model")
+
+
+def tflite(case: Case) -> None:
+    # The converter is given builtin operators only: another one is an error.
+    _assert_exported_logits(case, "tflite")
+
+
+def the_same_seed_gives_the_same_network(case: Case) -> None:
+    again = case.build(seed=0)
+    for a, b in zip(
+        tiny.values(again.trainable_variables),
+        tiny.values(case.peer.trainable_variables),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def statistics_move_in_training_only(case: Case) -> None:
+    before = tiny.values(case.peer.non_trainable_variables)
+    case.peer(case.images, training=False)
+    for a, b in zip(
+        before, tiny.values(case.peer.non_trainable_variables), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    case.peer(case.images, training=True)
+    for variable, a in zip(case.peer.non_trainable_variables, before, strict=True):
+        assert not np.array_equal(variable.numpy(), a), variable.path
+
+
+CHECKS = (
+    parameters,
+    maps,
+    too_small_pictures_are_refused,
+    multiply_adds,
+    gradient_reaches_every_variable,
+    logits_are_pooled_features_through_the_classifier,
+    checkpoint,
+    mixed_precision,
+    saved_model,
+    tflite,
+    the_same_seed_gives_the_same_network,
+    statistics_move_in_training_only,
+)
+
+
+def _trackable(peer: models.Peer) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(variables=[v.value for v in peer.variables])
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _assert_exported_logits(case: Case, kind: str) -> None:
+    _, directory = exports.export(
+        case.peer, exports.OnePicture(case.info), case.directory / kind, [kind]
+    )
+    exports.assert_same_logits(
+        load_runner(directory).logits(case.images),
+        exports.logits_of(case.peer, case.images),
+    )
