@@ -35,7 +35,6 @@ from matplotlib.figure import Figure  # noqa: E402
 from afd_tf import analysis, data, runtime  # noqa: E402
 from afd_tf.checkpoint import checkpoint_from_flags, load_peers  # noqa: E402
 from afd_tf.data import DatasetInfo  # noqa: E402
-from afd_tf.data.augment import central_crop  # noqa: E402
 from afd_tf.data.pictures import read_picture  # noqa: E402
 from afd_tf.errors import UserError, unknown_name  # noqa: E402
 from afd_tf.journal import progress, read_flags, say, writing_to  # noqa: E402
@@ -109,7 +108,11 @@ def main(argv: list[str]) -> None:
     seed = runtime.seed_from_flags()
     networks, info = load_networks(run_dir, [Path(name) for name in _OTHER_RUNS.value])
     quotas = quotas_from_flags(info.class_names)
-    files = [read_file(path, info.image_shape) for path in _FILES.value]
+    *size, channels = info.image_shape
+    files = [
+        read_picture(path, channels=channels, image_size=tuple(size))
+        for path in _FILES.value
+    ]
     run_flags = read_flags(run_dir)
     dataset = dataset_from_flags(info, run_flags)
 
@@ -241,18 +244,6 @@ def quotas_from_flags(class_names: Sequence[str]) -> dict[int | None, int]:
         class_names.index(name): share + (position < rest)
         for position, name in enumerate(names)
     }
-
-
-def read_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads a picture as those of a folder are read, uint8 [h, w, c].
-
-    Raises:
-      UserError: the file is no picture.
-    """
-    height, width, channels = image_shape
-    size = height if height == width else None
-    image = read_picture(path, channels=channels, image_size=size)
-    return central_crop(tf.constant(image), size=(height, width)).numpy()
 
 
 def mixed_batches(dataset: data.Dataset, seed: int) -> tf.data.Dataset:

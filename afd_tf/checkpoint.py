@@ -8,11 +8,12 @@ the name is whole; `state.json` holds the checksum of each file beside it, so th
 later damage is seen.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -115,7 +116,8 @@ class Checkpoints:
         if found is None:
             return None
         path, state = found
-        self._trackable.read(str(path / "variables")).assert_consumed()
+        with _refusing_other_networks(path):
+            self._trackable.read(str(path / "variables")).assert_consumed()
         return state
 
 
@@ -161,9 +163,25 @@ def load_peers(
     path, _ = found
     own_stages = values.get("own_stages")
     peers = build_peers(names, info, own_stages and int(own_stages))
-    restored = tf.train.Checkpoint(peers=_of_peers(peers)).read(str(path / "variables"))
-    restored.assert_existing_objects_matched().expect_partial()
+    with _refusing_other_networks(path):
+        trackable = tf.train.Checkpoint(peers=_of_peers(peers))
+        restored = trackable.read(str(path / "variables"))
+        restored.assert_existing_objects_matched().expect_partial()
     return peers, info
+
+
+@contextlib.contextmanager
+def _refusing_other_networks(path: Path) -> Iterator[None]:
+    """Turns variables that do not fit those of a checkpoint into a `UserError`."""
+    try:
+        yield
+    # What TensorFlow raises for missing and for misshapen ones.
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path} does not fit the networks that this version of afd_tf builds from "
+            "the run's flags: use the version that wrote it (environment.json), or "
+            "another --run_dir."
+        ) from error
 
 
 def _of_peers(peers: Sequence[Peer]) -> list[list[tf.Variable]]:

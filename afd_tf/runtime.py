@@ -20,7 +20,10 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 128, "Pictures a step, over all replicas.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the initial weights, the order of the pictures and augmentation."
+    "seed",
+    0,
+    "Of the initial weights, the order of the pictures and augmentation.",
+    lower_bound=0,
 )
 
 

@@ -282,15 +282,6 @@ def test_mixed_batches_are_the_split(digits):
     assert not np.array_equal(others["image"], batches[0]["image"])
 
 
-def test_files_of_pictures_that_are_not_square(tmp_path):
-    pixels = exports.pictures((6, 9, 3), 1)[0]
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    read = analyze.read_file(str(tmp_path / "a.png"), (6, 9, 3))
-    np.testing.assert_array_equal(read, pixels)
-    grey = analyze.read_file(str(tmp_path / "a.png"), (4, 3, 1))
-    assert grey.shape == (4, 3, 1) and grey.dtype == np.uint8
-
-
 @pytest.fixture(scope="module")
 def other_runs(digits, tmp_path_factory):
     """Runs that do not go with `run_dir`."""

@@ -9,6 +9,7 @@ from absl.testing import flagsaver
 
 from afd_tf.checkpoint import Checkpoints, checkpoint_from_flags, load_peers
 from afd_tf.distill.afd import AdversarialFeatureDistillation
+from afd_tf.distill.one import OnTheFlyEnsemble
 from afd_tf.errors import UserError
 from tests import tiny
 
@@ -174,6 +175,33 @@ def test_load_peers_of_the_best_checkpoint(tmp_path):
         pytest.raises(UserError, match="Did you mean 'best'"),
     ):
         checkpoint_from_flags()
+
+
+def test_load_peers_of_branches(tmp_path):
+    method = OnTheFlyEnsemble(tiny.branches(2))
+    tiny.compiled(method)
+    method.train_step(tiny.batch())
+    (tmp_path / "flags.cfg").write_text("--peers=resnet8,resnet8\n--own_stages=1\n")
+    (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
+    Checkpoints(tmp_path, method).save({**STATE, "step": 1})
+    peers, _ = load_peers(tmp_path)
+    assert peers[0].body["stage_2"] is peers[1].body["stage_2"]
+    images = tiny.batch(5)["image"]
+    for peer, trained in zip(peers, method(images), strict=True):
+        np.testing.assert_array_equal(peer(images).logits, trained.logits)
+
+
+def test_a_checkpoint_of_other_networks_is_one_line(tmp_path):
+    Checkpoints(tmp_path, build()).save({**STATE, "step": 1})
+    other = AdversarialFeatureDistillation(tiny.peers("resnet14", "wrn_10_2"))
+    with pytest.raises(UserError, match="does not fit the networks"):
+        Checkpoints(tmp_path, tiny.compiled(other)).restore()
+    (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
+    for names in ("resnet14,wrn_10_2", "wrn_10_1,wrn_10_2"):
+        (tmp_path / "flags.cfg").write_text(f"--peers={names}\n")
+        with pytest.raises(UserError, match="does not fit the networks") as error:
+            load_peers(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_load_peers_refuses_what_is_no_run(tmp_path):

@@ -188,6 +188,51 @@ def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
     assert outcome(run_dir) == outcome(undisturbed[0])
 
 
+def test_a_preparation_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path):
+    flags = [
+        "--method=factor_transfer",
+        "--peers=resnet8",
+        f"--teacher={undisturbed[0]}",
+        "--factor_paraphraser_epochs=2",
+        "--epochs=2",
+    ]
+    finish(tmp_path / "whole", *flags)
+    lines = [
+        json.loads(x)
+        for x in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
+    prepared = ["train/teacher_0/loss_paraphraser" in line for line in lines]
+    assert prepared == [True, True, False, False]
+    assert ["test/peer_0/accuracy" in line for line in lines] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert (
+        lines[1]["train/teacher_0/loss_paraphraser"]
+        < (lines[0]["train/teacher_0/loss_paraphraser"])
+    )
+    # The frozen teacher is the one that was trained.
+    assert lines[-1]["train/teacher_0/accuracy"] > 0.5
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert (summary["epochs"], summary["preparation_epochs"]) == (2, 2)
+
+    run_dir = tmp_path / "stopped"
+    for wanted in ("first step finished", "epoch 2/4: preparation"):
+        process = subprocess.Popen(
+            command(run_dir, *flags), stderr=subprocess.PIPE, text=True
+        )
+        for line in process.stderr:
+            if wanted in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr[-3000:]
+    finish(run_dir, *flags)
+    assert outcome(run_dir) == outcome(tmp_path / "whole")
+
+
 def test_a_finished_run_is_only_reported_again(undisturbed, tmp_path):
     run_dir = tmp_path / "finished"
     shutil.copytree(undisturbed[0], run_dir)
@@ -233,6 +278,11 @@ def refused(*more, **values):
         ({"afd_learning_rate_drops": "half"}, "--afd_learning_rate_drops=half"),
         ({"image_size": "2"}, "2x2 are too small for resnet8"),
         ({"image_size": "4"}, "1x1 are too small for a discriminator"),
+        ({"method": "kd"}, "give its run directory as --teacher"),
+        ({"method": "kd", "teacher": "nowhere"}, "nowhere is no run directory"),
+        ({"method": "one", "peers": "resnet8,resnet14"}, "peers of one kind"),
+        ({"method": "dml", "own_stages": "1"}, "for --method=one"),
+        ({"method": "one", "own_stages": "3"}, "less than 3"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, values, message):

@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,7 +26,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int, int]:
     Raises:
       UserError: the file is no picture.
     """
-    with _open(path) as image:
+    with _open(path, str(path)) as image:
         width, height = image.size
         try:
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -37,18 +38,24 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int, int]:
 
 
 def read_picture(
-    path: str | os.PathLike, *, channels: int, image_size: int | None = None
+    path: str | os.PathLike | BinaryIO,
+    *,
+    channels: int,
+    image_size: int | tuple[int, int] | None = None,
+    name: str | None = None,
 ) -> np.ndarray:
     """Reads a picture file.
 
     Transparent pixels are laid over white, 16-bit grey values lose their lower
-    half, and the camera's orientation is applied.
+    half, and the camera's orientation is applied. Of an animation it is the first
+    picture.
 
     Args:
-      path: the file.
+      path: the file, or its content.
       channels: 1 (grey) or 3 (red, green, blue); other pictures are converted.
-      image_size: cuts out the central square and resizes it (antialiased
-        bilinear) to this many pixels; None keeps the size.
+      image_size: cuts out the greatest central part of this shape, N x N or (height,
+        width), and resizes it (antialiased bilinear); None keeps the size.
+      name: what messages call it; default: the path.
 
     Returns:
       uint8 [h, w, channels].
@@ -56,27 +63,54 @@ def read_picture(
     Raises:
       UserError: the file is no picture, or a broken one.
     """
-    with _open(path) as file:
+    name = str(path) if name is None else name
+    with _open(path, name) as file:
         try:
             image = _flatten(ImageOps.exif_transpose(file))
             image = image.convert("L" if channels == 1 else "RGB")
         except _BROKEN as error:
-            raise UserError(f"{path} is a broken picture: {error}") from error
+            raise UserError(f"{name} is a broken picture: {error}") from error
     if image_size is not None:
-        side = min(image.size)
-        left, top = ((length - side) // 2 for length in image.size)
+        height, width = (
+            (image_size, image_size) if isinstance(image_size, int) else image_size
+        )
+        scale = min(image.height / height, image.width / width)
+        rows, columns = round(height * scale), round(width * scale)
+        left, top = (image.width - columns) // 2, (image.height - rows) // 2
         # `resize(box=...)` would let pixels outside the box in.
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + columns, top + rows))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
+def picture_files(folder: str) -> list[str]:
+    """Returns the pictures below a folder, sorted, going by their names' endings.
+
+    Hidden files and folders are left out.
+    """
+    endings = Image.registered_extensions()
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.join(path, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings
+        ]
+    return sorted(found)
+
+
+def _open(path: str | os.PathLike | BinaryIO, name: str) -> Image.Image:
     try:
         return Image.open(path)
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UserError(
-            f"{path} is no picture that can be read: remove it or mend it."
+            f"{name} is too large a picture: Pillow refuses more than "
+            f"{2 * Image.MAX_IMAGE_PIXELS:,} pixels."
+        ) from error
+    except _BROKEN as error:
+        raise UserError(
+            f"{name} is no picture that can be read: remove it or mend it."
         ) from error
 
 

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,3 +91,49 @@ def test_no_pictures(tmp_path):
             function(path)
         with pytest.raises(UserError, match="is no picture"):
             function(tmp_path / "missing.png")
+
+
+def test_a_shape_that_is_not_square(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOUR))  # 6 rows, 8 columns
+    same = pictures.read_picture(path, channels=3, image_size=(6, 8))
+    np.testing.assert_array_equal(same, COLOUR)
+    # 2 to 1 is cut to the central 6x3, which halves and thirds without a seam.
+    plain = np.repeat(np.arange(8, dtype=np.uint8)[np.newaxis] * 30, 6, axis=0)
+    path = save(tmp_path / "b.png", Image.fromarray(plain))
+    cut = pictures.read_picture(path, channels=1, image_size=(6, 3))[..., 0]
+    np.testing.assert_array_equal(cut, plain[:, 2:5])
+
+
+def test_the_content_of_a_file_is_a_file(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
+    content = io.BytesIO(path.read_bytes())
+    np.testing.assert_array_equal(pictures.read_picture(content, channels=3), COLOUR)
+    with pytest.raises(UserError, match=r"^- is no picture"):
+        pictures.read_picture(io.BytesIO(b""), channels=3, name="-")
+
+
+def test_a_head_that_promises_too_much_is_refused_at_once(tmp_path):
+    # 20,000 x 20,000: the file is small, its pixels would be 1.2 GB.
+    image = Image.new("1", (20_000, 20_000))
+    path = save(tmp_path / "large.png", image)
+    with pytest.raises(UserError, match=r"large\.png is too large a picture"):
+        pictures.read_picture(path, channels=3)
+
+
+def test_the_first_picture_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    result = pictures.read_picture(path, channels=3)
+    np.testing.assert_array_equal(result, np.tile([255, 0, 0], [4, 4, 1]))
+
+
+def test_picture_files(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.gif", ".x/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [
+        name[len(str(tmp_path)) + 1 :]
+        for name in map(str, pictures.picture_files(tmp_path))
+    ]
+    assert found == ["a.JPG", "b.png", "sub/c.gif"]

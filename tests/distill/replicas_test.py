@@ -54,19 +54,18 @@ def train(name, settings):
             batch_size=BATCH, seed=0, epochs=epochs, replicas=count))
         iterator, metrics = iter(source), []
         run = loop.training_function(method, strategy, iterator, metrics)
-        first.extend(run(iterator, tf.constant(2), zero)[1].numpy())
+        first.extend(run(iterator, tf.constant(1), zero)[1].numpy())
         if not method.preparing:
             values = [v.value.numpy() for v in method.variables]
-        taken, sums, last = run(iterator, tf.constant(epochs * steps - 2), zero)
-        assert int(taken) == epochs * steps - 2, dict(zip(metrics, last.numpy()))
-    means = dict(zip(metrics, (sums.numpy() / (epochs * steps - 2)).tolist()))
+        taken, sums, last = run(iterator, tf.constant(epochs * steps - 1), zero)
+        assert int(taken) == epochs * steps - 1, dict(zip(metrics, last.numpy()))
+    means = dict(zip(metrics, (sums.numpy() / (epochs * steps - 1)).tolist()))
     return [v.path for v in method.variables], first, values, means
 
 
 arrays, said = {}, {}
 for case in sys.argv[4:]:
     name, *settings = case.split(",")
-    # Rounding errors must not grow with every step.
     settings = {"learning_rate": "0.02", **dict(x.split("=") for x in settings)}
     paths, first, values, means = train(name, settings)
     arrays[f"{case}/first"] = first
@@ -76,12 +75,14 @@ np.savez(out, **arrays)
 print(json.dumps(said))
 """
 
+# At its own weight, AT does not learn in two epochs; FT's L1 distance, whose gradient
+# is a sign, makes steps of rounding errors.
+GENTLER = {
+    "attention_transfer": ",attention_weight=100",
+    "factor_transfer": ",factor_weight=50",
+}
 CASES = [
-    # With its own weight it does not learn in two epochs.
-    *(
-        name + (",attention_weight=100" if name == "attention_transfer" else "")
-        for name in distill.METHODS
-    ),
+    *(name + GENTLER.get(name, "") for name in distill.METHODS),
     "afd,afd_unpaired=true,logit_weight=0",
 ]
 
@@ -133,13 +134,11 @@ def test_two_replicas_are_one(one_and_two, case):
     )
     for index, path in enumerate(said[case]["paths"]):
         mine, other = two[f"{case}/{index}"], one[f"{case}/{index}"]
-        close = np.isclose(mine, other, rtol=1e-4, atol=1e-5)
+        close = np.isclose(mine, other, rtol=1e-5, atol=1e-5)
         assert close.mean() > 0.999, path
         # Adam moves a weight whose gradient is rounding noise by its learning rate
-        # either way, in each of the two steps.
-        np.testing.assert_allclose(
-            mine, other, rtol=1e-4, atol=2 * 2 * 2e-4, err_msg=path
-        )
+        # either way: 2e-4 is KTAN's.
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=4.1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize("case", CASES)
