@@ -1,17 +1,26 @@
-"""Speed of the training step and of the input, as ratios measured in one run.
+"""Speed and cost of training, as ratios measured in one run.
 
-    python -m afd_tf.benchmark --peers=resnet20,resnet32 --dataset=cifar100 \
+    python -m afd_tf.benchmark step --peers=resnet20,resnet32 --dataset=cifar100 \
         --data_dir=DIR
+    python -m afd_tf.benchmark methods --peers=resnet20,resnet20 --dataset=cifar100 \
+        --data_dir=DIR [--methods=afd,dml]
 
-The step of `afd_tf.train`, with its input pipeline and its metrics, takes turns with
-a bare loop: the same mathematics written by hand for this one case, on one fixed
-batch, without metrics, schedules or names. Then the input pipeline runs alone. The
-last line on stdout is one JSON object.
+`step`, also without its name: the step of `afd_tf.train`, with its input pipeline and
+its metrics, takes turns with a bare loop: the same mathematics written by hand for this
+one case, on one fixed batch, without metrics, schedules or names. Then the input
+pipeline runs alone.
+
+`methods`: what each method costs beside the same peers trained alone (`independent`):
+sizes, time of a step on one fixed batch, peak memory. Of an offline method, the last of
+--peers is the frozen teacher. A Markdown table goes to stderr.
+
+The last line on stdout is one JSON object.
 """
 
 import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
@@ -21,233 +30,26 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
-from afd_tf import data, models, runtime  # noqa: E402
+from afd_tf import data, distill, method_cost, models, runtime  # noqa: E402
+from afd_tf.bare_loop import BareTraining  # noqa: E402
 from afd_tf.distill.afd import AdversarialFeatureDistillation  # noqa: E402
-from afd_tf.errors import UserError  # noqa: E402
-from afd_tf.journal import environment, say  # noqa: E402
+from afd_tf.errors import UserError, unknown_name  # noqa: E402
+from afd_tf.journal import environment, resolved_flags, say  # noqa: E402
 from afd_tf.loop import training_function  # noqa: E402
 from afd_tf.models.resnet import ResNet  # noqa: E402
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 10, "Training steps a turn.", lower_bound=1)
+_METHODS = flags.DEFINE_list("methods", [], "What `methods` measures; default: all.")
 
 _INPUT_SECONDS = 3.0
 
-
-class BareNetwork:
-    """A peer or a discriminator as bare variables; copies the weights it is given."""
-
-    def __init__(self):
-        self.trained: list[tf.Variable] = []
-        self.head: list[tf.Variable] = []
-
-    def variable(self, source, head: bool = False) -> tf.Variable:
-        """Returns a trained copy of a Keras variable."""
-        variable = tf.Variable(source.value)
-        (self.head if head else self.trained).append(variable)
-        return variable
-
-    def normalization(self, layer) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns fused batch normalization that moves its statistics."""
-        gamma, beta = self.variable(layer.gamma), self.variable(layer.beta)
-        moving = [
-            tf.Variable(layer.moving_mean.value),
-            tf.Variable(layer.moving_variance.value),
-        ]
-
-        def normalize(values):
-            result = tf.raw_ops.FusedBatchNormV3(
-                x=values,
-                scale=gamma,
-                offset=beta,
-                mean=[],
-                variance=[],
-                epsilon=1e-5,
-                is_training=True,
-            )
-            for kept, batch in zip(
-                moving, (result.batch_mean, result.batch_variance), strict=True
-            ):
-                kept.assign_sub(0.1 * (kept - batch))
-            return result.y
-
-        return normalize
-
-    def convolution(self, layer, strides: int) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns a "same" convolution without bias."""
-        kernel = self.variable(layer.kernel)
-        return lambda values: tf.nn.conv2d(values, kernel, strides, "SAME")
+# How `methods` starts this main for each method: no subcommand for users.
+_WORKER = "worker"
 
 
-class BareResNet(BareNetwork):
-    """A CIFAR ResNet by hand: images → (features, logits)."""
-
-    def __init__(self, peer: ResNet):
-        super().__init__()
-        deviation = np.sqrt(peer.normalization.variance)
-        self.mean = np.float32(peer.normalization.mean)
-        self.deviation = np.float32(deviation)
-        stem, *stages = peer.body.values()
-        self.stem = self.block(stem, 1)
-        self.blocks = []
-        for number, stage in enumerate(stages):
-            for index, block in enumerate(stage.layers):
-                strides = 2 if number and not index else 1
-                parts = [self.block(block.first, strides), self.block(block.second, 1)]
-                if block.shortcut:
-                    parts.append(self.block(block.shortcut, strides))
-                self.blocks.append(parts)
-        self.kernel = self.variable(peer.classifier.kernel, head=True)
-        self.bias = self.variable(peer.classifier.bias, head=True)
-
-    def block(self, block, strides):
-        """Returns convolution and normalization."""
-        convolve = self.convolution(block.convolution, strides)
-        normalize = self.normalization(block.normalization)
-        return lambda values: normalize(convolve(values))
-
-    def __call__(self, images):
-        """Runs the network in training mode."""
-        values = (tf.cast(images, tf.float32) - self.mean) / self.deviation
-        values = tf.nn.relu(self.stem(values))
-        for first, second, *shortcut in self.blocks:
-            residual = second(tf.nn.relu(first(values)))
-            values = shortcut[0](values) if shortcut else values
-            values = tf.nn.relu(residual + values)
-        pooled = tf.reduce_mean(values, (1, 2))
-        return values, pooled @ self.kernel + self.bias
-
-
-class BareDiscriminator(BareNetwork):
-    """A discriminator by hand: maps → scores."""
-
-    def __init__(self, discriminator):
-        super().__init__()
-        self.convolve = self.convolution(discriminator.convolution, 2)
-        self.normalize = self.normalization(discriminator.normalization)
-        self.kernel = self.variable(discriminator.score.kernel)
-        self.bias = self.variable(discriminator.score.bias)
-
-    def __call__(self, maps):
-        """Runs the network in training mode."""
-        hidden = tf.nn.leaky_relu(self.normalize(self.convolve(maps)), 0.2)
-        return tf.sigmoid(tf.nn.conv2d(hidden, self.kernel, 1, "VALID") + self.bias)
-
-
-class BareTraining:
-    """AFD of two equally wide ResNets, with the recipe of `afd_tf.distill.afd`.
-
-    Args:
-      method: its weights are copied.
-    """
-
-    def __init__(self, method: AdversarialFeatureDistillation):
-        self.peers = [BareResNet(peer) for peer in method.peers]
-        self.discriminators = [BareDiscriminator(d) for d in method.discriminators]
-        groups = [peer.trained + peer.head for peer in self.peers]
-        self.momentum = [_zeros(group) for group in groups]
-        groups = [each.trained for each in (*self.discriminators, *self.peers)]
-        self.moments = [(_zeros(group), _zeros(group)) for group in groups]
-        self.iterations = tf.Variable(0.0)
-
-    def step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
-        """Takes one step; returns the mean logit loss of each peer."""
-        mean = tf.reduce_mean
-        with tf.GradientTape(persistent=True) as tape:
-            outputs = [peer(images) for peer in self.peers]
-            logit, discriminate, fool = [], [], []
-            for own, other in ((0, 1), (1, 0)):
-                features, logits = outputs[own]
-                target = tf.nn.softmax(tf.stop_gradient(outputs[other][1]) / 3.0)
-                log = tf.math.log(target) - tf.nn.log_softmax(logits / 3.0)
-                entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-                logit.append(mean(entropy + 9.0 * tf.reduce_sum(target * log, -1)))
-                fake = self.discriminators[own](features)
-                real = self.discriminators[own](tf.stop_gradient(outputs[other][0]))
-                discriminate.append(mean((1.0 - real) ** 2 + fake**2))
-                fool.append(mean((1.0 - fake) ** 2))
-        everything = [peer.trained + peer.head for peer in self.peers]
-        by_sgd = [tape.gradient(*pair) for pair in zip(logit, everything, strict=True)]
-        adam_groups = [each.trained for each in (*self.discriminators, *self.peers)]
-        by_adam = [
-            tape.gradient(*pair)
-            for pair in zip((*discriminate, *fool), adam_groups, strict=True)
-        ]
-        for group, gradients, momentum in zip(
-            everything, by_sgd, self.momentum, strict=True
-        ):
-            for variable, gradient, buffer in zip(
-                group, gradients, momentum, strict=True
-            ):
-                tf.raw_ops.ResourceApplyMomentum(
-                    var=variable.handle,
-                    accum=buffer.handle,
-                    lr=0.1,
-                    grad=gradient + 1e-4 * variable,
-                    momentum=0.9,
-                )
-        self.iterations.assign_add(1.0)
-        first = tf.pow(0.9, self.iterations)
-        second = tf.pow(0.999, self.iterations)
-        for group, gradients, (means, squares) in zip(
-            adam_groups, by_adam, self.moments, strict=True
-        ):
-            for variable, gradient, moment, square in zip(
-                group, gradients, means, squares, strict=True
-            ):
-                tf.raw_ops.ResourceApplyAdam(
-                    var=variable.handle,
-                    m=moment.handle,
-                    v=square.handle,
-                    beta1_power=first,
-                    beta2_power=second,
-                    lr=2e-5,
-                    beta1=0.9,
-                    beta2=0.999,
-                    epsilon=1e-8 * tf.sqrt(1.0 - second),
-                    grad=gradient + 0.1 * variable,
-                )
-        return logit
-
-    def loop(self, images: tf.Tensor, labels: tf.Tensor) -> Callable[[int], None]:
-        """Returns a function that takes that many steps on one batch."""
-
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
-        def run_steps(steps):
-            def body(count):
-                self.step(images, labels)
-                return (count + 1,)
-
-            return tf.while_loop(lambda count: count < steps, body, (tf.constant(0),))[
-                0
-            ]
-
-        return lambda steps: run_steps(tf.constant(steps)).numpy()
-
-
-def _zeros(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
-    return [tf.Variable(tf.zeros_like(variable)) for variable in variables]
-
-
-def _seconds(work: Callable[[int], object], steps: int) -> float:
-    began = time.perf_counter()
-    work(steps)
-    return time.perf_counter() - began
-
-
-def input_rate(dataset: data.Dataset, batch_size: int) -> float:
-    """Returns the pictures a second that the input pipeline gives by itself."""
-    batches = iter(dataset.train_batches(batch_size=batch_size, seed=0, epochs=1000))
-    next(batches)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < _INPUT_SECONDS:
-        count += int(next(batches)["label"].shape[0])
-    return count / (time.perf_counter() - began)
-
-
-def main(argv: list[str]) -> None:
-    """Measures what the command line describes."""
-    refuse_arguments(argv)
+def step() -> dict:
+    """Measures the training step against the bare loop, and the input pipeline."""
     strategy = tf.distribute.get_strategy()
     batch_size = runtime.batch_size_from_flags(strategy)
     seed = runtime.seed_from_flags()
@@ -285,7 +87,7 @@ def main(argv: list[str]) -> None:
     ratios = np.divide(rates["afd_tf"], rates["bare"])
     alone = input_rate(dataset, batch_size)
     step_rate = float(np.median(rates["afd_tf"]))
-    result = {
+    return {
         "peers": [peer.name for peer in peers],
         "batch_size": batch_size,
         "images_per_second": {n: [round(x, 1) for x in r] for n, r in rates.items()},
@@ -296,9 +98,107 @@ def main(argv: list[str]) -> None:
         },
         "input_images_per_second": round(alone, 1),
         "input_to_step": round(alone / step_rate, 1),
-        "environment": environment(),
     }
-    print(json.dumps(result))
+
+
+def _seconds(work: Callable[[int], object], steps: int) -> float:
+    began = time.perf_counter()
+    work(steps)
+    return time.perf_counter() - began
+
+
+def input_rate(dataset: data.Dataset, batch_size: int) -> float:
+    """Returns the pictures a second that the input pipeline gives by itself."""
+    batches = iter(dataset.train_batches(batch_size=batch_size, seed=0, epochs=1000))
+    next(batches)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < _INPUT_SECONDS:
+        count += int(next(batches)["label"].shape[0])
+    return count / (time.perf_counter() - began)
+
+
+def methods() -> dict:
+    """Measures what each method costs beside the baseline."""
+    names = _METHODS.value or list(distill.METHODS)
+    for name in names:
+        if name not in distill.METHODS:
+            raise unknown_name("method", name, distill.METHODS)
+    # Not the others, which would stand against a method's own defaults.
+    given = {
+        name: text
+        for name, text in resolved_flags().items()
+        if not flags.FLAGS[name].using_default_value
+    }
+    worker = [sys.executable, "-m", "afd_tf.benchmark", _WORKER]
+    worker += [f"--{name}={text}" for name, text in given.items()]
+    measured = method_cost.compare(names, worker, _ROUNDS.value, _STEPS.value)
+    say(method_table(measured))
+    return {
+        "rounds": _ROUNDS.value,
+        "steps": _STEPS.value,
+        # Where things lie is the machine's business.
+        "flags": {
+            name: text
+            for name, text in given.items()
+            if name not in ("cache_dir", "data_dir")
+        },
+        "peak_memory_of": method_cost.peak_memory_of(),
+        "methods": measured,
+    }
+
+
+def method_table(measured: Mapping[str, Mapping | None]) -> str:
+    """Returns what `method_cost.compare` does as a Markdown table.
+
+    A method that refused the flags has no row.
+    """
+
+    def size(method, name, unit, symbol):
+        relative = method["relative"][name]
+        if relative is None:
+            return "unknown"
+        return f"{method[name] / unit:,.2f} {symbol} ({relative:.2f})"
+
+    lines = [
+        f"In brackets: relative to {method_cost.BASELINE}; of the step time, all is.",
+        "",
+        "| method | students | frozen teachers | trained parameters "
+        "| weights in memory | multiply-adds | step time, median (least, greatest) "
+        "| peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, method in measured.items():
+        if method is None:
+            continue
+        cells = (
+            f"`{name}`",
+            ", ".join(method["students"]),
+            ", ".join(method["frozen_teachers"]),
+            size(method, "trained_parameters", 1e6, "M"),
+            size(method, "weights_in_memory", 1e6, "M"),
+            size(method, "multiply_adds", 1e6, "M"),
+            "{median:.2f} ({min:.2f}, {max:.2f})".format(
+                **method["relative"]["step_time"]
+            ),
+            size(method, "peak_memory", 1e9, "GB"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SUBCOMMANDS: dict[str, Callable[[], dict]] = {"step": step, "methods": methods}
+
+
+def main(argv: list[str]) -> None:
+    """Measures what the command line describes."""
+    program, name, *rest = argv if len(argv) > 1 else [*argv, "step"]
+    refuse_arguments([program, *rest])
+    if name == _WORKER:
+        method_cost.serve()
+        return
+    if name not in SUBCOMMANDS:
+        raise unknown_name("subcommand", name, SUBCOMMANDS)
+    print(json.dumps({**SUBCOMMANDS[name](), "environment": environment()}))
 
 
 if __name__ == "__main__":

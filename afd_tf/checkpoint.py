@@ -97,10 +97,13 @@ class Checkpoints:
                 shutil.rmtree(old)
         return target
 
-    def restore(self) -> dict | None:
+    def restore(self, mend: bool = True) -> dict | None:
         """Restores the newest whole checkpoint into the variables.
 
         A damaged one is renamed, reported, and the one before it is taken.
+
+        Args:
+          mend: whether this process may rename it, and sweep up unfinished ones.
 
         Returns:
           Its state, or None where no checkpoint was ever written.
@@ -109,10 +112,10 @@ class Checkpoints:
           UserError: there are checkpoints, but none is whole, or one is of another
             version of this project.
         """
-        if self.directory.is_dir():
+        if mend and self.directory.is_dir():
             for leftover in self.directory.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(leftover)
-        found = _newest(self.directory, mend=True)
+        found = _newest(self.directory, mend=mend)
         if found is None:
             return None
         path, state = found

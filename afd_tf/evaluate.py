@@ -10,31 +10,20 @@ another one with the same classes. The last line on stdout is one JSON object.
 
 import json
 
-from afd_tf.command_line import prepare_environment, run
+from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
 prepare_environment()
 
-from absl import flags  # noqa: E402
-
-from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.measurement import dataset_from_flags, measure  # noqa: E402
 from afd_tf.runner import load_runner_from_flags  # noqa: E402
-
-_ARTIFACT = flags.DEFINE_string(
-    "artifact",
-    None,
-    "What to measure: a run directory, a SavedModel, a version that export wrote, or "
-    "a .tflite file.",
-)
 
 _SPLIT = "test"
 
 
 def main(argv: list[str]) -> None:
     """Measures what the command line names."""
-    if len(argv) > 1 or _ARTIFACT.value is None:
-        raise UserError("give what to measure, e.g. --artifact=runs/digits.")
-    runner = load_runner_from_flags(_ARTIFACT.value)
+    refuse_arguments(argv)
+    runner = load_runner_from_flags()
     dataset = dataset_from_flags(runner.info, runner.run_flags)
     measured = measure(runner, dataset, _SPLIT)
     if runner.format != "checkpoint":

@@ -2,10 +2,11 @@
 
     python -m afd_tf.export --run_dir=runs/cifar
     python -m afd_tf.export --run_dir=runs/cifar --export_dir=savedmodels/x \
-        --formats=saved_model,tflite --peer=0
+        --formats=saved_model,tflite,tflite_fp16,tflite_dynamic,tflite_int8 --peer=0
 
 Every call adds a version (savedmodels/x/1, then 2, ...) and measures each of its files
-on the test pictures. The last line on stdout is one JSON object.
+on the test pictures; a quantised one that loses too much is left out, which a line on
+stderr and the manifest say. The last line on stdout is one JSON object.
 """
 
 import json

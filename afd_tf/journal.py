@@ -33,15 +33,21 @@ _RUN_DIR = flags.DEFINE_string(
 # Where things lie and what they run on: no part of what a run is.
 _WHERE = {
     "cache_dir",
+    "calibration_examples",
     "checkpoint",
     "data_dir",
     "download",
     "export_dir",
     "formats",
+    "max_accuracy_drop",
+    "max_restores",
+    "on_nan",
     "peer",
     "run_dir",
     "save_minutes",
     "strategy",
+    "top_k",
+    "tpu",
 }
 
 
@@ -92,7 +98,7 @@ def resolved_flags() -> dict[str, str]:
     for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("afd_tf.") or module == sys.argv[0]:
             for flag in module_flags:
-                if flag.value is not None:
+                if flag.value not in (None, []):
                     text = flag.serialize().partition("=")[2]
                     values[flag.name] = text or str(flag.value).lower()
     return values

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from afd_tf import data, distill
+from afd_tf import data, distill, runtime
 from afd_tf.errors import UserError
 
 # Device work between two looks at the clock and at signals, seconds.
@@ -71,29 +71,42 @@ def evaluation_function(
 ) -> Callable[[str], dict[str, float]]:
     """Returns a function that measures every peer and the ensemble on a split."""
 
+    def replica_hits(batch):
+        return method.count_hits(batch)
+
     @tf.function(autograph=False, reduce_retracing=True)
     def count(iterator, steps):
-        def step(number):
-            strategy.run(method.test_step, (iterator.get_next(),))
-            return (number + 1,)
+        def step(number, sums):
+            hits = strategy.run(replica_hits, (iterator.get_next(),))
+            return number + 1, sums + strategy.reduce(
+                tf.distribute.ReduceOp.SUM, hits, axis=None
+            )
 
-        return tf.while_loop(lambda number: number < steps, step, (tf.constant(0),))
+        return tf.while_loop(
+            lambda number, sums: number < steps,
+            step,
+            (tf.constant(0), tf.zeros([len(method.judged) + 1], tf.float64)),
+        )[1]
 
     def evaluate(split: str) -> dict[str, float]:
         examples = dataset.info.examples[split]
-        batch_size = min(_EVALUATION_BATCH, examples)
+        batch_size = max(
+            min(_EVALUATION_BATCH, examples), strategy.num_replicas_in_sync
+        )
         batches = distribute(
             strategy,
-            lambda replicas: dataset.evaluation_batches(
-                split, batch_size=batch_size, replicas=replicas
+            lambda **part: dataset.evaluation_batches(
+                split, batch_size=batch_size, **part
             ),
         )
-        for metric in method.accuracies.values():
-            metric.reset_state()
-        count(iter(batches), tf.constant(-(-examples // batch_size)))
+        *right, counted = count(
+            iter(batches), tf.constant(-(-examples // batch_size))
+        ).numpy()
+        # A picture that counted twice, or never, would be somebody's bug.
+        assert counted == examples, (counted, examples)
         accuracies = {
-            name: float(metric.result().numpy())
-            for name, metric in method.accuracies.items()
+            f"{name}/accuracy": float(hits / counted)
+            for name, hits in zip(method.judged, right, strict=True)
         }
         accuracies["mean/accuracy"] = float(
             np.mean(
@@ -105,15 +118,24 @@ def evaluation_function(
     return evaluate
 
 
-def distribute(
-    strategy: tf.distribute.Strategy, make: Callable[[int], tf.data.Dataset]
-):
-    """Returns `make(replicas)`, dealt out to the replicas of the strategy."""
+def distribute(strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset]):
+    """Returns `make(replicas=..., own=...)`, dealt out to the replicas.
+
+    Args:
+      strategy: of the run.
+      make: returns every batch as an element for each of the replicas `own`, those of
+        this process, of all `replicas`; see `afd_tf.data.Dataset.train_batches`.
+    """
     if strategy.num_replicas_in_sync == 1:
-        return make(1)
-    return strategy.distribute_datasets_from_function(
-        lambda context: make(context.num_replicas_in_sync)
-    )
+        return make()
+
+    def of_process(context):
+        replicas = context.num_replicas_in_sync
+        share = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * share
+        return make(replicas=replicas, own=range(first, first + share))
+
+    return strategy.distribute_datasets_from_function(of_process)
 
 
 def remaining_steps(
@@ -121,9 +143,13 @@ def remaining_steps(
     iterator,
     names: Sequence[str],
     state: dict,
+    *,
     steps_per_epoch: int,
+    crew: runtime.Crew,
 ) -> Iterator[int]:
     """Takes the steps that are left of the current epoch, in bursts of about 2 s.
+
+    A step that `state["skipped"]` names is passed over, with its batch.
 
     Args:
       train: see `training_function`.
@@ -131,32 +157,54 @@ def remaining_steps(
       names: of the metrics.
       state: "step", "sums" and "seconds" are brought up to date before each yield.
       steps_per_epoch: where the epoch ends.
+      crew: all of it takes bursts of the length that the chief chooses.
 
     Yields:
       how many steps were taken.
 
     Raises:
-      UserError: a loss or a gradient is not finite; names the step and the losses.
+      NotFiniteError: a loss or a gradient is not finite; the state is that before the
+        burst, the variables are not.
     """
     burst = 1
     left = steps_per_epoch - state["step"] % steps_per_epoch
     while left:
+        ahead = [each for each in state["skipped"] if each >= state["step"]]
+        if state["step"] in ahead:
+            next(iterator)
+            left -= 1
+            state["step"] += 1
+            continue
+        until_skipped = min(ahead, default=float("inf")) - state["step"]
         began = time.time()
+        (steps,) = crew.chiefs(min(burst, left, until_skipped))
         taken, sums, last = train(
             iterator,
-            tf.constant(min(burst, left)),
+            tf.constant(int(steps)),
             tf.constant(state["sums"], tf.float64),
         )
         taken = int(taken)
+        _refuse_not_finite(names, last.numpy(), state["step"] + taken - 1)
         left -= taken
         state["step"] += taken
         state["sums"] = sums.numpy().tolist()
         seconds = time.time() - began
         state["seconds"] += seconds
-        _refuse_not_finite(names, last.numpy(), state["step"])
         # The first burst of an epoch tells how long a step takes.
         burst = max(1, int(_BURST_SECONDS / (seconds / taken)))
         yield taken
+
+
+class NotFiniteError(UserError):
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+      step: of which, counted from 0.
+    """
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
 
 
 def _refuse_not_finite(names: Sequence[str], values: np.ndarray, step: int) -> None:
@@ -166,7 +214,9 @@ def _refuse_not_finite(names: Sequence[str], values: np.ndarray, step: int) -> N
         if not np.isfinite(value)
     ]
     if wrong:
-        raise UserError(
-            f"step {step}: {', '.join(wrong)}. The last good checkpoint is kept. A "
-            "smaller --learning_rate or --afd_learning_rate usually helps."
+        raise NotFiniteError(
+            step,
+            f"step {step + 1}: {', '.join(wrong)}. The last good checkpoint is kept. A "
+            "smaller --learning_rate or --afd_learning_rate usually helps, or "
+            "--on_nan=restore.",
         )

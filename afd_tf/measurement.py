@@ -1,7 +1,7 @@
 """Measures what turns pictures into logits on a split of its data set."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from absl import flags
 from afd_tf import data
 from afd_tf.data import DatasetInfo
 from afd_tf.journal import progress
-from afd_tf.runner import Runner
+from afd_tf.runner import Network, Runner
 
 _EVALUATION_BATCH = 256
 
@@ -64,19 +64,11 @@ def measure(runner: Runner, dataset: data.Dataset, split: str = "test") -> dict:
     examples = 0
     right = np.zeros(len(runner.networks), np.int64)
     ensemble_right = 0
-    batches = dataset.evaluation_batches(split, batch_size=_EVALUATION_BATCH)
-    with progress(runner.description, dataset.info.examples[split]) as bar:
-        for batch in batches.as_numpy_iterator():
-            # Without the pictures that fill up the last batch.
-            real = batch["weight"] > 0
-            images, labels = batch["image"][real], batch["label"][real]
-            # [networks, B, classes]
-            logits = np.stack([each.logits(images) for each in runner.networks])
-            right += np.sum(np.argmax(logits, axis=-1) == labels, axis=-1)
-            mean = np.mean(_softmax(logits), axis=0)
-            ensemble_right += np.sum(np.argmax(mean, axis=-1) == labels)
-            examples += len(labels)
-            bar.update(len(labels))
+    for labels, logits in _run(runner.networks, dataset, split, runner.description):
+        right += np.sum(np.argmax(logits, axis=-1) == labels, axis=-1)
+        mean = np.mean(softmax(logits), axis=0)
+        ensemble_right += np.sum(np.argmax(mean, axis=-1) == labels)
+        examples += len(labels)
     accuracies = [int(count) / examples for count in right]
     return {
         "examples": examples,
@@ -90,6 +82,59 @@ def measure(runner: Runner, dataset: data.Dataset, split: str = "test") -> dict:
     }
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def compare(
+    networks: Sequence[Network], dataset: data.Dataset, split: str = "test"
+) -> list[dict]:
+    """Measures networks on the same pictures, and how far they are from the first.
+
+    Args:
+      networks: the first is what the others stand for.
+      dataset: with the networks' classes and shape of pictures.
+      split: of the data set.
+
+    Returns:
+      for each network {"examples", "accuracy", "agreement": the fraction of pictures
+      of which it says the same class as the first, "logit_difference": the largest
+      difference of a logit from the first's, as a fraction of the first's largest
+      logit}.
+    """
+    examples = 0
+    right, same = np.zeros([2, len(networks)], np.int64)
+    largest, differences = 0.0, np.zeros(len(networks))
+    for labels, logits in _run(networks, dataset, split, networks[0].name):
+        classes = np.argmax(logits, axis=-1)
+        right += np.sum(classes == labels, axis=-1)
+        same += np.sum(classes == classes[0], axis=-1)
+        largest = np.maximum(largest, np.max(np.abs(logits[0])))
+        difference = np.max(np.abs(logits - logits[0]), axis=(1, 2))
+        differences = np.maximum(differences, difference)
+        examples += len(labels)
+    return [
+        {
+            "examples": examples,
+            "accuracy": int(right[number]) / examples,
+            "agreement": int(same[number]) / examples,
+            "logit_difference": float(differences[number] / largest),
+        }
+        for number in range(len(networks))
+    ]
+
+
+def _run(
+    networks: Sequence[Network], dataset: data.Dataset, split: str, description: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields labels [B] and logits [networks, B, classes] of each picture once."""
+    batches = dataset.evaluation_batches(split, batch_size=_EVALUATION_BATCH)
+    with progress(description, dataset.info.examples[split]) as bar:
+        for batch in batches.as_numpy_iterator():
+            # Without the pictures that fill up the last batch.
+            real = batch["weight"] > 0
+            images, labels = batch["image"][real], batch["label"][real]
+            yield labels, np.stack([each.logits(images) for each in networks])
+            bar.update(len(labels))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities along the last axis."""
     powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
     return powers / np.sum(powers, axis=-1, keepdims=True)

@@ -25,6 +25,15 @@ from afd_tf.errors import UserError, unknown_name
 from afd_tf.journal import read_flags
 from afd_tf.models import Peer
 
+_ARTIFACT = flags.DEFINE_string(
+    "artifact",
+    None,
+    "What to run: a run directory, a SavedModel, a version that export wrote, or a "
+    ".tflite file.",
+)
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 5, "How many classes to name, the most probable first.", lower_bound=1
+)
 _PEER = flags.DEFINE_string(
     "peer",
     None,
@@ -32,8 +41,13 @@ _PEER = flags.DEFINE_string(
     "fewest parameters.",
 )
 
+# Signatures: of every artifact, and further ones of a SavedModel.
 SIGNATURE = "serving_default"
+ENCODED = "encoded"
+FEATURES = "features"
+
 MANIFEST = "manifest.json"
+LABELS = "labels.txt"
 
 # What reading a .tflite file raises if it is cut off or another program's.
 _NOT_OURS = (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError)
@@ -102,9 +116,22 @@ class Runner:
         return self.networks[self.chosen].logits(images)
 
 
-def load_runner_from_flags(path: Path) -> Runner:
-    """Loads what lies at `path`, with the --peer and the --checkpoint of a run."""
-    return load_runner(path, peer=_PEER.value, checkpoint=checkpoint_from_flags())
+def load_runner_from_flags() -> Runner:
+    """Loads what --artifact names, with the --peer and the --checkpoint of a run.
+
+    Raises:
+      UserError: nothing is named; or see `load_runner`.
+    """
+    if _ARTIFACT.value is None:
+        raise UserError("give what to run, e.g. --artifact=runs/digits.")
+    return load_runner(
+        _ARTIFACT.value, peer=_PEER.value, checkpoint=checkpoint_from_flags()
+    )
+
+
+def top_k_from_flags() -> int:
+    """Returns --top_k."""
+    return _TOP_K.value
 
 
 def load_runner(
@@ -141,7 +168,8 @@ def _first_file(path: Path) -> Path:
         raise UserError(f"there is no artifact {path}.")
     if (path / MANIFEST).is_file():
         for written in _read_manifest(path)["formats"].values():
-            if (path / written["path"]).is_file():
+            # One that was refused has no path.
+            if "path" in written and (path / written["path"]).is_file():
                 return path / written["path"]
     raise UserError(
         f"{path} is no artifact: expected a run directory (with flags.cfg), a "
@@ -156,12 +184,14 @@ def _load_run(path: Path, choice: str | None, checkpoint: str) -> Runner:
         format="checkpoint",
         info=info,
         run_flags=read_flags(path),
-        networks=[_peer_network(peer, info.image_shape) for peer in peers],
+        networks=[peer_network(peer, info.image_shape) for peer in peers],
         chosen=_chosen_peer(peers, choice),
     )
 
 
-def _peer_network(peer: Peer, image_shape: Sequence[int]) -> Network:
+def peer_network(peer: Peer, image_shape: Sequence[int]) -> Network:
+    """Returns a peer as something that can be run."""
+
     # One trace for every batch size.
     @tf.function(
         input_signature=[tf.TensorSpec([None, *image_shape], tf.uint8)],
@@ -186,6 +216,7 @@ def open_saved_model(path: Path) -> tuple[dict, Any]:
     for name in manifest["files"]:
         if name == "saved_model.pb" or name.startswith("variables/"):
             _check_file(path / name, manifest["files"][name])
+    _check_labels(path, manifest)
     try:
         return manifest, tf.saved_model.load(str(path))
     # E.g. an operator of another version of TensorFlow; what it raises is not said.
@@ -212,13 +243,18 @@ def _load_tflite(path: Path) -> Runner:
         manifest = _read_manifest(path.parent)
         if path.name in manifest["files"]:
             _check_file(path, manifest["files"][path.name])
+            _check_labels(path.parent, manifest)
             run_flags = manifest["flags"]
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             description = json.loads(archive.read(MANIFEST))
+        model = description["model"]
+        # The interpreter may crash over a damaged model, or compute nonsense.
+        if hashlib.sha256(content[: model["bytes"]]).hexdigest() != model["sha256"]:
+            raise ValueError("its checksum is another")
         return _artifact_runner(
             path,
-            "tflite",
+            description["format"],
             {**description, "flags": run_flags},
             _Interpreters(content).logits,
         )
@@ -309,6 +345,12 @@ def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
             f"{path} is not the file that {MANIFEST} describes: it is damaged or was "
             "replaced."
         )
+
+
+def _check_labels(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses another model's labels beside an artifact; it needs none itself."""
+    if LABELS in manifest["files"] and (directory / LABELS).exists():
+        _check_file(directory / LABELS, manifest["files"][LABELS])
 
 
 def chosen_peer_from_flags(peers: Sequence[Peer]) -> int:

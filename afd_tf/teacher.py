@@ -11,7 +11,7 @@ from afd_tf.data import DatasetInfo
 from afd_tf.distill.offline import Teacher
 from afd_tf.errors import UserError
 from afd_tf.models import Peer, PeerOutput
-from afd_tf.runner import SIGNATURE, choose_peer, open_saved_model
+from afd_tf.runner import FEATURES, SIGNATURE, choose_peer, open_saved_model
 
 _TEACHER = flags.DEFINE_list(
     "teacher",
@@ -27,11 +27,14 @@ _TEACHER_PEER = flags.DEFINE_string(
 
 
 class SavedModelTeacher:
-    """An exported network, which gives logits and no maps.
+    """An exported network, which gives logits and its last map.
 
     Attributes:
       name: of the peer that was exported.
-      tap_shapes: empty.
+      info: the data set that it was trained on.
+      tap_shapes: {"features": the map's (h, w, c)}; empty where the SavedModel has no
+        signature for it.
+      stages: empty; the maps of the stages are not exported.
 
     Args:
       path: of the SavedModel.
@@ -44,12 +47,25 @@ class SavedModelTeacher:
         manifest, self._loaded = open_saved_model(path)
         self.name = manifest["name"]
         self.info = DatasetInfo.from_json(manifest["dataset"])
+        self.stages = []
         self.tap_shapes = {}
+        if FEATURES in self._loaded.signatures:
+            outputs = self._loaded.signatures[FEATURES].structured_outputs
+            self.tap_shapes[FEATURES] = tuple(outputs[FEATURES].shape[1:])
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of `features`."""
+        return self.tap_shapes[FEATURES]
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> PeerOutput:
-        """Returns logits alone for raw pixels, uint8 [B, h, w, c]."""
-        logits = self._loaded.signatures[SIGNATURE](image=images)["logits"]
-        return PeerOutput(None, logits, {})
+        """Runs the network, in inference mode, on raw pixels, uint8 [B, h, w, c]."""
+        if not self.tap_shapes:
+            logits = self._loaded.signatures[SIGNATURE](image=images)["logits"]
+            return PeerOutput(None, logits, {})
+        outputs = self._loaded.signatures[FEATURES](image=images)
+        features = outputs[FEATURES]
+        return PeerOutput(features, outputs["logits"], {FEATURES: features})
 
 
 def teachers_from_flags(info: DatasetInfo) -> list[Teacher]:

@@ -8,8 +8,10 @@ save first. The last line on stdout is `summary.json` as one line.
 """
 
 import json
+import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +20,12 @@ from afd_tf.command_line import prepare_environment, refuse_arguments, run
 _STARTED = time.time()
 prepare_environment(training=True)
 
+import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
 from afd_tf import artifact, data, distill, models, runner, runtime  # noqa: E402
 from afd_tf.checkpoint import Checkpoints  # noqa: E402
+from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.journal import (  # noqa: E402
     Journal,
     progress,
@@ -30,6 +34,7 @@ from afd_tf.journal import (  # noqa: E402
     say,
 )
 from afd_tf.loop import (  # noqa: E402
+    NotFiniteError,
     distribute,
     evaluation_function,
     remaining_steps,
@@ -43,6 +48,28 @@ _SAVE_MINUTES = flags.DEFINE_float(
     10.0,
     "A checkpoint is written after each epoch, and within one after this time.",
     lower_bound=0,
+)
+
+
+_ON_NAN = flags.DEFINE_enum(
+    "on_nan",
+    "stop",
+    ["stop", "restore"],
+    "When a loss or a gradient is not finite: stop, or go back to the last checkpoint "
+    "and pass over the batch of that step.",
+)
+_MAX_RESTORES = flags.DEFINE_integer(
+    "max_restores", 3, "How many such steps are passed over.", lower_bound=1
+)
+
+# What TensorFlow raises in the other workers when one is lost.
+_LOST_WORKER = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
 )
 
 
@@ -64,9 +91,27 @@ class StopSignal:
 def main(argv: list[str]) -> int | None:
     """Runs the training that the command line describes."""
     refuse_arguments(argv)
+    strategy = runtime.strategy_from_flags()
+    crew = runtime.Crew(strategy)
+    try:
+        return train(strategy, crew)
+    except _LOST_WORKER as error:
+        if crew.workers == 1:
+            raise
+        # The strategy cannot go on, and cannot be made again in this process.
+        say(
+            f"another worker was lost ({type(error).__name__}): starting again with "
+            "all of them."
+        )
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "afd_tf.train", *sys.argv[1:]])
+
+
+def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
+    """Trains; returns the exit code."""
     imported = time.time()
     distill.set_method_defaults()
-    strategy = runtime.strategy_from_flags()
+    runtime.precision_from_flags()
     batch_size = runtime.batch_size_from_flags(strategy)
     epochs = _EPOCHS.value
     seed = runtime.seed_from_flags()
@@ -85,60 +130,72 @@ def main(argv: list[str]) -> int | None:
         method.compile(epochs=epochs, steps_per_epoch=steps_per_epoch)
     total_epochs = method.preparation_epochs + epochs
     checkpoints = Checkpoints(run_dir, method)
-    state = checkpoints.restore() or {
-        "step": 0,
-        "sums": 0.0,
-        "seconds": 0.0,
-        "best_validation": None,
-    }
-    journal.begin(dataset.info)
-    journal.forget_after(state["step"] // steps_per_epoch)
-    describe(method, dataset, strategy, state, run_dir)
+    state = restored_state(checkpoints, crew)
+    if crew.is_chief:
+        journal.begin(dataset.info)
+        journal.forget_after(state["step"] // steps_per_epoch)
+        describe(method, dataset, strategy, state, run_dir)
     built = time.time()
 
-    iterator = iter(
-        distribute(
-            strategy,
-            lambda replicas: dataset.train_batches(
-                batch_size=batch_size,
-                seed=seed,
-                epochs=total_epochs,
-                first_step=state["step"],
-                replicas=replicas,
-            ),
+    def batches():
+        return iter(
+            distribute(
+                strategy,
+                lambda **part: dataset.train_batches(
+                    batch_size=batch_size,
+                    seed=seed,
+                    epochs=total_epochs,
+                    first_step=state["step"],
+                    **part,
+                ),
+            )
         )
-    )
-    train = None
+
+    iterator = batches()
+    take_steps = None
     evaluate = evaluation_function(method, strategy, dataset)
     stop = StopSignal()
     accuracies: dict[str, float] = {}
     while state["step"] < total_epochs * steps_per_epoch:
         epoch, done = divmod(state["step"], steps_per_epoch)
         preparing = epoch < method.preparation_epochs
-        if train is None or preparing != method.preparing:
+        if take_steps is None or preparing != method.preparing:
             method.preparing = preparing
             names: list[str] = []
-            train = training_function(method, strategy, iterator, names)
+            take_steps = training_function(method, strategy, iterator, names)
         saved = time.time()
         with progress(
             f"epoch {epoch + 1}/{total_epochs}",
             dataset.info.examples["train"],
             done * batch_size,
         ) as bar:
-            for taken in remaining_steps(
-                train, iterator, names, state, steps_per_epoch
-            ):
-                if built:
-                    announce_first_step(imported, loaded, built)
-                    built = None
-                bar.update(min(taken * batch_size, bar.total - bar.n))
-                # The checkpoint of an epoch's end follows its line of metrics.
-                unfinished = state["step"] % steps_per_epoch
-                if unfinished and stop.received is not None:
-                    return stop_early(checkpoints.save(state), stop.received)
-                if unfinished and time.time() - saved > 60 * _SAVE_MINUTES.value:
-                    checkpoints.save(state)
-                    saved = time.time()
+            bursts = remaining_steps(
+                take_steps,
+                iterator,
+                names,
+                state,
+                steps_per_epoch=steps_per_epoch,
+                crew=crew,
+            )
+            try:
+                for taken in bursts:
+                    if built:
+                        announce_first_step(imported, loaded, built)
+                        built = None
+                    bar.update(min(taken * batch_size, bar.total - bar.n))
+                    (stopping,) = crew.add(stop.received is not None)
+                    # The checkpoint of an epoch's end follows its line of metrics.
+                    unfinished = state["step"] % steps_per_epoch
+                    if unfinished and stopping:
+                        save(checkpoints, state, crew)
+                        return stop_early(run_dir, stop.received)
+                    if unfinished and time.time() - saved > 60 * _SAVE_MINUTES.value:
+                        save(checkpoints, state, crew)
+                        saved = time.time()
+            except NotFiniteError as error:
+                state = state_before(error, state, checkpoints)
+                iterator = batches()
+                continue
 
         measured = {}
         if not preparing:
@@ -150,20 +207,69 @@ def main(argv: list[str]) -> int | None:
         if "validation" in measured and note_best(
             state, measured["validation"], epoch + 1
         ):
-            checkpoints.save(state, best=True)
-        journal.log_epoch(metrics)
-        checkpoints.save(state)
-        report_epoch(metrics, total_epochs, peers)
-        if stop.received is not None and epoch + 1 < total_epochs:
+            save(checkpoints, state, crew, best=True)
+        if crew.is_chief:
+            journal.log_epoch(metrics)
+            report_epoch(metrics, total_epochs, peers)
+        save(checkpoints, state, crew)
+        (stopping,) = crew.add(stop.received is not None)
+        if stopping and epoch + 1 < total_epochs:
             return stop_early(run_dir, stop.received)
 
-    summary = summarize(method, dataset, state, accuracies or evaluate("test"))
+    accuracies = accuracies or evaluate("test")
+    if not crew.is_chief:
+        return None
+    summary = summarize(method, dataset, state, accuracies)
     journal.write_summary(summary)
     if artifact.export_wanted():
         summary["exported"] = artifact.export_from_flags(run_dir, dataset)
         journal.write_summary(summary)
     print(json.dumps(summary))
     return None
+
+
+def restored_state(checkpoints: Checkpoints, crew: runtime.Crew) -> dict:
+    """Restores the newest checkpoint, or begins; returns where the run is.
+
+    Raises:
+      UserError: the workers see different checkpoints.
+    """
+    state = {
+        "step": 0,
+        "sums": 0.0,
+        "seconds": 0.0,
+        "best_validation": None,
+        "skipped": [],
+        **(checkpoints.restore(mend=crew.is_chief) or {}),
+    }
+    if crew.add(state["step"]) != [crew.workers * state["step"]]:
+        raise UserError(
+            "the workers see different checkpoints: put --run_dir on a file system "
+            "that all of them share."
+        )
+    return state
+
+
+def save(checkpoints, state: dict, crew: runtime.Crew, best: bool = False) -> None:
+    """Writes a checkpoint, for all workers."""
+    if crew.is_chief:
+        checkpoints.save(state, best=best)
+
+
+def state_before(error: NotFiniteError, state: dict, checkpoints) -> dict:
+    """Goes back to the last checkpoint, from where the step of `error` is left out.
+
+    Raises:
+      NotFiniteError: that is not wanted, or was done too often.
+    """
+    skipped = [*state["skipped"], error.step]
+    if _ON_NAN.value == "stop" or len(skipped) > _MAX_RESTORES.value:
+        raise error
+    before = checkpoints.restore()
+    if before is None:
+        raise error
+    say(f"{error} Going back to step {before['step']} and passing over that batch.")
+    return {**before, "skipped": skipped}
 
 
 def default_run_name() -> str:
@@ -207,8 +313,10 @@ def epoch_metrics(
 ) -> dict[str, float]:
     """Returns the epoch's line of metrics: means over its steps, and accuracies."""
     metrics = {"epoch": state["step"] // steps_per_epoch, "step": state["step"]}
+    epoch = range(state["step"] - steps_per_epoch, state["step"])
+    steps = steps_per_epoch - sum(step in epoch for step in state["skipped"])
     metrics |= {
-        f"train/{name}": value / steps_per_epoch
+        f"train/{name}": value / steps
         for name, value in zip(names, state["sums"], strict=True)
     }
     for split, accuracies in measured.items():
@@ -225,9 +333,9 @@ def note_best(state: dict, validation: Mapping[str, float], epoch: int) -> bool:
     return True
 
 
-def stop_early(saved, received: int) -> int:
+def stop_early(run_dir, received: int | None) -> int:
     """Says how to go on, and returns the exit code."""
-    say(f"stopped; saved in {saved}. The same command goes on from there.")
+    say(f"stopped; saved in {run_dir}. The same command goes on from there.")
     return 130 if received == signal.SIGINT else 0
 
 

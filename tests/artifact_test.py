@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from afd_tf import artifact, models
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError
-from afd_tf.runner import load_runner
+from afd_tf.measurement import compare
+from afd_tf.runner import load_runner, peer_network
 from tests import exports
 from tests.exports import assert_same_logits, export, logits_of, pictures, random_peer
 
@@ -78,8 +80,9 @@ def test_probabilities_are_the_softmax_of_the_logits(exported):
     on_phone = Interpreter(str(directory / "model.tflite")).get_signature_runner(
         "serving_default"
     )(image=images)
+    assert set(served) == {"logits", "probabilities", "classes", "scores"}
+    assert set(on_phone) == {"logits", "probabilities"}
     for outputs in (served, on_phone):
-        assert set(outputs) == {"logits", "probabilities"}
         logits = np.float64(outputs["logits"])
         powers = np.exp(logits - logits.max())
         np.testing.assert_allclose(
@@ -94,10 +97,16 @@ def test_saved_model_runs_where_there_is_tensorflow_only(exported, tmp_path):
     program = f"""
 import sys, numpy, tensorflow
 loaded = tensorflow.saved_model.load({str(directory)!r})
-assert list(loaded.signatures) == ["serving_default"]
-outputs = loaded.signatures["serving_default"](
-    image=tensorflow.constant(numpy.load("images.npy")))
-numpy.save("logits.npy", outputs["logits"])
+assert set(loaded.signatures) == {{"serving_default", "encoded", "features"}}
+images = tensorflow.constant(numpy.load("images.npy"))
+files = tensorflow.stack([tensorflow.io.encode_png(image) for image in images])
+for name, inputs in (
+    ("serving_default", {{"image": images}}),
+    ("features", {{"image": images}}),
+    ("encoded", {{"image_bytes": files}}),
+):
+    outputs = loaded.signatures[name](**inputs)
+    numpy.save(name + ".npy", outputs["logits"])
 assert not [name for name in sys.modules if name.startswith("afd_tf")]
 """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -108,8 +117,10 @@ assert not [name for name in sys.modules if name.startswith("afd_tf")]
         check=True,
         capture_output=True,
     )
-    actual = np.load(tmp_path / "logits.npy")
-    assert_same_logits(actual, logits_of(peer, images))
+    expected = np.load(tmp_path / "serving_default.npy")
+    assert_same_logits(expected, logits_of(peer, images))
+    for name in ("features", "encoded"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected)
 
 
 def test_saved_model_holds_each_variable_of_the_peer_once(exported):
@@ -127,7 +138,9 @@ def test_saved_model_holds_each_variable_of_the_peer_once(exported):
 
 
 def test_tflite_is_made_of_few_builtin_operators(exported):
-    _, _, directory = exported
+    _, answer, directory = exported
+    folded = answer["formats"]["tflite"]["batch_normalizations"]
+    assert folded == {"all": 9, "folded": 9}
     interpreter = Interpreter(
         str(directory / "model.tflite"),
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -202,6 +215,8 @@ def test_manifest_describes_every_file(exported, digits):
         for name, path in files.items()
         if name not in ("model.tflite", "labels.txt")
     )
+    listed = [each["files"] for each in manifest["formats"].values()]
+    assert sorted(sum(listed, ["labels.txt"])) == sorted(files)
     assert manifest["name"] == "resnet8"
     assert manifest["method"] == "independent"
     assert manifest["classes"] == 10
@@ -268,13 +283,11 @@ def test_number_taken_in_the_meantime(tmp_path, monkeypatch):
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 )
 def test_failed_export_leaves_nothing(digits, tmp_path, monkeypatch, error, existed):
-    def write_half(peer, description, directory):
-        (directory / "model.tflite").write_text("half")
+    def write_half(peer, description, path, **settings):
+        path.write_text("half")
         raise error
 
-    monkeypatch.setitem(
-        artifact.FORMATS, "tflite", artifact.Format(write_half, "model.tflite", 1)
-    )
+    monkeypatch.setattr(artifact.tflite, "write", write_half)
     export_dir = tmp_path / "a" / "b"
     if existed:
         export_dir.mkdir(parents=True)
@@ -327,3 +340,154 @@ def test_default_export_directory(run_dir, tmp_path, parsed_flags, monkeypatch):
     parsed_flags.formats = ["saved_model"]
     answer = artifact.export_from_flags(run_dir[0])
     assert answer["directory"] == "savedmodels/wrn_10_1_digits/1"
+
+
+def test_artifact_of_a_run_in_mixed_precision(run_dir, tmp_path, parsed_flags):
+    directory, peers = run_dir
+    parsed_flags.export_dir = str(tmp_path / "x")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        answer = artifact.export_from_flags(directory)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+    images = pictures((8, 8, 1), 2)
+    for name in exports.BOTH:
+        path = Path(answer["directory"]) / artifact.FORMATS[name].path
+        logits = load_runner(path).logits(images)
+        assert_same_logits(logits, logits_of(peers[1], images))
+
+
+# Of the largest logit; measured on these weights: 3e-7, 4e-4, 0.006 and 0.02.
+LARGEST_DIFFERENCE = {
+    "saved_model": 1e-5,
+    "tflite": 1e-5,
+    "tflite_fp16": 2e-3,
+    "tflite_dynamic": 3e-2,
+    "tflite_int8": 8e-2,
+}
+
+
+def test_every_format_agrees_with_the_checkpoint(deployed, digits):
+    peer, answer, directory = deployed
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["formats"] == answer["formats"]
+    assert manifest["checkpoint"]["accuracy"] > 0.9
+    for name, entry in answer["formats"].items():
+        runner = load_runner(directory / entry["path"])
+        assert runner.format == name
+        networks = [peer_network(peer, (8, 8, 1)), *runner.networks]
+        own, measured = compare(networks, digits)
+        assert own["accuracy"] == manifest["checkpoint"]["accuracy"]
+        assert {key: entry[key] for key in measured} == measured
+        assert entry["measured_on"] == "digits test"
+        assert measured["logit_difference"] < LARGEST_DIFFERENCE[name], name
+        assert measured["agreement"] >= 0.99
+        assert measured["accuracy"] >= own["accuracy"] - 0.01
+    small = ("tflite", "tflite_fp16", "tflite_dynamic")
+    sizes = [answer["formats"][name]["bytes"] for name in small]
+    assert sizes[0] > 1.8 * sizes[1] > 1.8 * 1.7 * sizes[2]
+
+
+def test_manifest_names_no_place_of_the_run(digits, tmp_path):
+    places = {"data_dir", "cache_dir", "run_dir", "export_dir"}
+    run_flags = {**exports.RUN_FLAGS, **dict.fromkeys(places, "/home/me")}
+    peer = random_peer("resnet8", digits.info)
+    _, directory = export(
+        *(peer, exports.OnePicture(digits.info), tmp_path),
+        formats=["tflite"],
+        run_flags={**run_flags, "teacher": "/home/me/teacher"},
+    )
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["flags"] == {**exports.RUN_FLAGS, "teacher": "/home/me/teacher"}
+
+
+def measured_as(monkeypatch, wrong):
+    """Lets the peer be right about 300 of 360 pictures, each format about fewer."""
+    original = artifact.compare
+
+    def compare_as(networks, dataset):
+        measured = original(networks, dataset)
+        for each, more in zip(measured, [0, *wrong], strict=True):
+            each["accuracy"] = (300 - more) / 360
+        return measured
+
+    monkeypatch.setattr(artifact, "compare", compare_as)
+
+
+def test_format_that_loses_too_much_is_refused(digits, tmp_path, monkeypatch, capsys):
+    # A point of 360 pictures is 3.6 of them.
+    measured_as(monkeypatch, wrong=[90, 3, 4])
+    peer = random_peer("resnet8", digits.info)
+    answer, directory = export(
+        *(peer, exports.SomePictures(digits.info), tmp_path),
+        formats=["tflite", "tflite_fp16", "tflite_int8"],
+    )
+    # A float format is what it is; its number says so.
+    assert answer["formats"]["tflite"]["accuracy"] == 210 / 360
+    assert "refused" not in answer["formats"]["tflite_fp16"]
+    entry = answer["formats"]["tflite_int8"]
+    assert entry["refused"] is True
+    assert entry["accuracy"] == 296 / 360
+    assert "1.11 points" in entry["reason"]
+    assert "path" not in entry
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "tflite_int8 loses 1.11 points" in error
+    assert "0.8222 against 0.8333" in error
+    assert "model_int8.tflite" not in answer["files"]
+    left = sorted(path.name for path in directory.iterdir())
+    assert left == ["labels.txt", "manifest.json", "model.tflite", "model_fp16.tflite"]
+    assert load_runner(directory).format == "tflite"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["formats"] == answer["formats"]
+
+
+def test_nothing_but_a_refused_format_is_an_error(digits, tmp_path, monkeypatch):
+    measured_as(monkeypatch, wrong=[36])
+    peer = random_peer("resnet8", digits.info)
+    dataset = exports.SomePictures(digits.info)
+    export_dir = tmp_path / "x"
+    with pytest.raises(UserError, match=r"nothing .*int8 loses 10.00 points") as error:
+        export(peer, dataset, export_dir, ["tflite_int8"])
+    assert "\n" not in str(error.value)
+    assert not export_dir.exists()
+    export(peer, dataset, export_dir, ["tflite_int8"], max_accuracy_drop=0.1)
+    assert (export_dir / "1" / "model_int8.tflite").exists()
+
+
+def test_calibration_takes_each_class_in_proportion(digits):
+    pictures_chosen, described = artifact._calibration(digits, 100)
+    again, _ = artifact._calibration(digits, 100)
+    np.testing.assert_array_equal(pictures_chosen, again)
+    assert described == {
+        "split": "train",
+        "count": 100,
+        "seed": 0,
+        "classes": 10,
+        "pictures_per_class": [10, 10],
+    }
+    train = digits.evaluation_batches("train", batch_size=2000)
+    batch = next(train.as_numpy_iterator())
+    known = {
+        image.tobytes(): label
+        for image, label in zip(batch["image"], batch["label"], strict=True)
+    }
+    labels = [known[image.tobytes()] for image in pictures_chosen]
+    np.testing.assert_array_equal(np.bincount(labels), [10] * 10)
+    everything, described = artifact._calibration(digits, 10_000)
+    assert len(everything) == described["count"] == 1437
+
+
+def test_leftovers_of_killed_exports_are_swept_up(digits, tmp_path):
+    old, new = (f".{digit * 32}.unfinished" for digit in "ab")
+    for name in (old, new, ".mine.unfinished", "3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        if name != new:
+            two_days_ago = time.time() - 48 * 3600
+            os.utime(tmp_path / name, (two_days_ago, two_days_ago))
+    peer = random_peer("resnet8", digits.info)
+    export(peer, exports.OnePicture(digits.info), tmp_path, ["tflite"])
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted([new, ".mine.unfinished", "3", "4"])

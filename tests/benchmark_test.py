@@ -1,36 +1,38 @@
-"""The bare loop that speed is measured against computes what the method does."""
+"""The subcommands, end to end."""
 
 import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl.testing import flagsaver
 
 from afd_tf import benchmark
-from afd_tf.distill.afd import AdversarialFeatureDistillation
 from afd_tf.errors import UserError
-from tests import tiny
+
+DIGITS = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
 
 
-def test_the_bare_loop_is_the_same_mathematics():
-    method = AdversarialFeatureDistillation(tiny.peers("resnet8", "resnet14"))
-    method.compile(epochs=100, steps_per_epoch=100)
-    bare = benchmark.BareTraining(method)
-    ours = tf.function(method.train_step, autograph=False)
-    theirs = tf.function(bare.step, autograph=False)
-    for seed in range(3):
-        batch = tiny.batch(seed)
-        metrics = ours(batch)
-        losses = theirs(batch["image"], batch["label"])
-        for number, loss in enumerate(losses):
-            np.testing.assert_allclose(
-                metrics[f"peer_{number}/loss_logit"], loss, rtol=1e-4
-            )
-    for peer, copy in zip(method.peers, bare.peers, strict=True):
-        np.testing.assert_allclose(
-            peer.classifier.kernel.numpy(), copy.kernel.numpy(), rtol=1e-3, atol=1e-5
-        )
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (
+            ["method"],
+            {},
+            "unknown subcommand 'method'. Did you mean 'methods'[?] Known",
+        ),
+        (["step", "methods"], {}, "'methods' is no flag"),
+        (["methods"], {"methods": "dml,adf"}, "unknown method 'adf'. Did you mean"),
+        (["step"], {"peers": "resnet8,wrn_10_1"}, "two CIFAR ResNets only"),
+        (["methods"], {"peers": "resnt8"}, "unknown peer 'resnt8'. Did you mean"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, given, message):
+    with (
+        flagsaver.as_parsed(**{**DIGITS, **given}),
+        pytest.raises(UserError, match=message) as raised,
+    ):
+        benchmark.main(["benchmark", *arguments])
+    assert "\n" not in str(raised.value)
 
 
 def test_other_networks_than_the_bare_loops_are_refused():
@@ -42,8 +44,7 @@ def test_other_networks_than_the_bare_loops_are_refused():
 
 
 def test_a_measurement_ends_with_its_figures(capsys):
-    settings = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
-    with flagsaver.as_parsed(**settings, rounds="2", steps="1"):
+    with flagsaver.as_parsed(**DIGITS, rounds="2", steps="1"):
         benchmark.main(["benchmark"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     ours, bare = (result["images_per_second"][name] for name in ("afd_tf", "bare"))
@@ -52,3 +53,58 @@ def test_a_measurement_ends_with_its_figures(capsys):
     assert result["input_to_step"] == pytest.approx(
         result["input_images_per_second"] / np.median(ours), 0.02
     )
+
+
+def test_methods_are_measured_in_processes_of_their_own(capfd):
+    settings = {**DIGITS, "peers": "resnet8,resnet14", "methods": "kd,one"}
+    with flagsaver.as_parsed(**settings, rounds="2", steps="1"):
+        benchmark.main(["benchmark", "methods"])
+    captured = capfd.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    assert result["flags"] == {**settings, "rounds": "2", "steps": "1"}
+    assert result["environment"]["tensorflow"]
+    kd = result["methods"]["kd"]
+    assert kd["students"] == ["resnet8"]
+    assert kd["frozen_teachers"] == ["resnet14"]
+    assert len(kd["seconds"]) == len(kd["baseline_seconds"]) == 2
+    ratios = np.divide(kd["seconds"], kd["baseline_seconds"])
+    assert kd["relative"]["step_time"]["median"] == pytest.approx(
+        np.median(ratios), 0.05
+    )
+    assert kd["relative"]["multiply_adds"] == 1.0
+    # Python and TensorFlow alone take a quarter of a gigabyte or more.
+    assert 0.2e9 < kd["peak_memory"] < 4e9
+    # Branches of one network are of one kind.
+    assert result["methods"]["one"] is None
+    assert "one is left out: --own_stages=1" in captured.err
+    assert "| `kd` | resnet8 | resnet14 | " in captured.err
+    assert "`one`" not in captured.err
+
+
+def test_the_table_of_methods():
+    measured = {
+        "afd": {
+            "students": ["a", "b"],
+            "frozen_teachers": [],
+            "trained_parameters": 1_250_000,
+            "weights_in_memory": 1_500_000,
+            "multiply_adds": 4_000_000,
+            "peak_memory": 2_000_000_000,
+            "relative": {
+                "trained_parameters": 1.25,
+                "weights_in_memory": 1.5,
+                "multiply_adds": 1.0,
+                "step_time": {"median": 1.104, "min": 1.06, "max": 1.2},
+                "peak_memory": 1.333,
+            },
+        },
+        "one": None,
+    }
+    *_, rule, row = benchmark.method_table(measured).splitlines()
+    assert row == (
+        "| `afd` | a, b |  | 1.25 M (1.25) | 1.50 M (1.50) | 4.00 M (1.00) "
+        "| 1.10 (1.06, 1.20) | 2.00 GB (1.33) |"
+    )
+    assert rule.count("|") == row.count("|")
+    measured["afd"]["relative"]["peak_memory"] = None
+    assert benchmark.method_table(measured).endswith("(1.06, 1.20) | unknown |")

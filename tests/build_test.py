@@ -17,21 +17,29 @@ LAYERS = (
     ("models",),
     ("distill",),
     ("loop",),
-    ("checkpoint", "journal"),
+    ("bare_loop", "checkpoint", "journal", "method_cost"),
     ("runner",),
     ("measurement", "teacher"),
-    ("analysis", "artifact"),
+    ("analysis", "artifact", "saved_model", "tflite"),
 )
 # The right end: nobody imports one.
 MAINS = ("analyze", "benchmark", "evaluate", "export", "predict", "report", "train")
 
 # Packages that are not named as they are imported.
-DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "sklearn": "scikit-learn",
+    "tensorflow_serving": "tensorflow-serving-api",
+}
 # Needed without an import: the expression that needs it → the package.
 UNSEEN = {"tf.summary": "tensorboard"}
 # In requirements.txt for another package's sake, and imported without being there.
 FOR_OTHERS = {"etils", "importlib-resources"}
 OF_TENSORFLOW_DATASETS = {"requests"}
+OF_TENSORFLOW_SERVING = {"grpcio", "protobuf"}
 
 
 def read_tree() -> dict[str, str]:
@@ -208,7 +216,8 @@ def test_requirements_are_what_is_imported():
     listed = requirements("requirements.txt")
     assert product - listed == OF_TENSORFLOW_DATASETS & product
     assert listed - product == FOR_OTHERS
-    assert development <= listed | requirements("requirements-dev.txt")
+    serving = requirements("requirements-serving.txt") | OF_TENSORFLOW_SERVING
+    assert development <= listed | serving | requirements("requirements-dev.txt")
 
 
 def test_lock_has_every_requirement():

@@ -4,7 +4,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import data
+from afd_tf import artifact, data
 from tests import exports
 
 
@@ -27,6 +27,15 @@ def exported(digits, tmp_path_factory):
     peer = exports.random_peer("resnet8", digits.info)
     export_dir = tmp_path_factory.mktemp("savedmodels") / "new" / "digits"
     return peer, *exports.export(peer, digits, export_dir)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory):
+    """A trained peer, the answer of `export`, and the directory, in every format."""
+    dataset = data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
+    peer = exports.trained_peer("wrn_10_1", dataset)
+    export_dir = tmp_path_factory.mktemp("deployed")
+    return peer, *exports.export(peer, dataset, export_dir, list(artifact.FORMATS))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import data, evaluate
+from afd_tf import artifact, data, evaluate
 from afd_tf.errors import UserError
 from tests import exports
 
@@ -76,9 +76,30 @@ def test_artifact_of_enlarged_pictures(tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("extra", [[], ["--artifact=x", "y"]])
-def test_artifact_must_be_given(extra):
+@pytest.mark.parametrize("name", artifact.FORMATS)
+def test_every_format_has_the_accuracy_of_its_manifest(
+    deployed, name, tmp_path, capsys
+):
+    _, answer, directory = deployed
+    path = directory / artifact.FORMATS[name].path
+    cache = f"--cache_dir={tmp_path / 'cache'}"
+    assert run_main(capsys, f"--artifact={path}", cache) == {
+        "artifact": str(path),
+        "format": name,
+        "name": "wrn_10_1",
+        "dataset": "digits",
+        "split": "test",
+        "examples": 360,
+        "accuracy": answer["formats"][name]["accuracy"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [([], "--artifact=runs/digits"), (["--artifact=x", "y"], "'y' is no flag")],
+)
+def test_artifact_must_be_given(extra, message):
     with flagsaver.flagsaver():
         left = flags.FLAGS(["evaluate", *extra])
-        with pytest.raises(UserError, match="--artifact=runs/digits"):
+        with pytest.raises(UserError, match=message):
             evaluate.main(left)

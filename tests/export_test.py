@@ -26,15 +26,22 @@ def test_prints_one_object_and_nothing_else(tmp_path):
     dataset = data.load("digits", cache_dir=str(tmp_path / "cache"))
     peers = exports.write_run(tmp_path / "run", dataset.info)
     result = command(
-        f"--run_dir={tmp_path / 'run'}", f"--export_dir={tmp_path / 'x'}", cache
+        f"--run_dir={tmp_path / 'run'}",
+        f"--export_dir={tmp_path / 'x'}",
+        "--formats=saved_model,tflite,tflite_int8",
+        "--calibration_examples=20",
+        # Nothing that was learned can be lost.
+        "--max_accuracy_drop=1",
+        cache,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == 1
     answer = json.loads(result.stdout)
     assert answer["directory"] == str(tmp_path / "x" / "1")
     assert answer["name"] == "wrn_10_1"
-    for format_name in ("saved_model", "tflite"):
+    for format_name in ("saved_model", "tflite", "tflite_int8"):
         assert answer["formats"][format_name]["examples"] == 360
+    assert answer["formats"]["tflite_int8"]["calibration"]["count"] == 20
     images = exports.pictures((8, 8, 1), 3)
     for name in ("", "model.tflite"):
         exports.assert_same_logits(

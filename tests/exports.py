@@ -1,8 +1,11 @@
 """Peers with weights that matter, their runs, and what was exported from them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,6 +31,18 @@ def random_peer(name, info, seed=0) -> models.Peer:
     return peer
 
 
+def trained_peer(name, dataset, epochs=3) -> models.Peer:
+    """A peer that has learned something: quantised, it should still know it."""
+    keras.utils.set_random_seed(0)
+    peer = models.build_peer(name, dataset.info)
+    method = Independent([peer])
+    steps = dataset.steps_per_epoch(32)
+    method.compile(epochs=epochs, steps_per_epoch=steps)
+    batches = dataset.train_batches(batch_size=32, seed=0, epochs=epochs)
+    method.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=0)
+    return peer
+
+
 def pictures(shape, count, seed=1) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return generator.integers(0, 256, (count, *shape), dtype=np.uint8)
@@ -48,15 +63,25 @@ class OnePicture:
 
     def __init__(self, info: DatasetInfo):
         self.info = info
+        self.images = np.zeros((1, *info.image_shape), np.uint8)
 
     def evaluation_batches(self, split, batch_size):
+        count = len(self.images)
         return tf.data.Dataset.from_tensors(
             {
-                "image": np.zeros((1, *self.info.image_shape), np.uint8),
-                "label": np.int32([0]),
-                "weight": np.float32([1]),
+                "image": self.images,
+                "label": np.arange(count, dtype=np.int32) % self.info.num_classes,
+                "weight": np.ones(count, np.float32),
             }
         )
+
+
+class SomePictures(OnePicture):
+    """Noise, to calibrate with."""
+
+    def __init__(self, info: DatasetInfo, count: int = 10):
+        super().__init__(info)
+        self.images = pictures(info.image_shape, count)
 
 
 def export(
@@ -65,6 +90,7 @@ def export(
     export_dir: Path,
     formats=BOTH,
     run_flags=RUN_FLAGS,
+    **settings,
 ) -> tuple[dict, Path]:
     """Returns the answer of `export` and the directory that it wrote."""
     answer = artifact.export(
@@ -74,6 +100,7 @@ def export(
         export_dir,
         formats=formats,
         run_flags=run_flags,
+        **settings,
     )
     return answer, export_dir / os.path.basename(answer["directory"])
 
@@ -89,3 +116,15 @@ def write_run(directory: Path, info: DatasetInfo) -> list[models.Peer]:
     method.compile(epochs=1, steps_per_epoch=1)
     Checkpoints(directory, method).save({"step": 1})
     return peers
+
+
+def to_onnx(saved_model: Path, path: Path) -> None:
+    """Converts a SavedModel, in a process of its own as tf2onnx wants it."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "tf2onnx.convert", "--opset=17"),
+            *(f"--saved-model={saved_model}", f"--output={path}"),
+        ],
+        check=True,
+        capture_output=True,
+    )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from afd_tf.errors import UserError
-from afd_tf.measurement import dataset_from_flags, measure
+from afd_tf.measurement import compare, dataset_from_flags, measure
 from afd_tf.runner import Network, Runner
 from tests.exports import pictures
 
@@ -85,6 +85,31 @@ def test_measure_counts_each_picture_once(digits):
         "mean_accuracy": 0.5,
         "ensemble_accuracy": 4 / 5,
     }
+
+
+def test_compare_by_hand(digits):
+    few = FewPictures(digits.info)
+
+    def network(name, shift):
+        def logits(images):
+            result = np.zeros((len(images), 10), np.float32)
+            for row, image in enumerate(images):
+                index = next(i for i in range(5) if (few.images[i] == image).all())
+                result[row, few.labels[index]] = -8 if index == 2 else 4
+                if index in (0, 2):
+                    result[row, 6] += shift
+            return result
+
+        return Network(name, logits)
+
+    # The first is wrong about the third picture, where 0 is as high as any other; the
+    # second says 6 there, and the same elsewhere; the third says 6 of the first too.
+    networks = [network("own", 0), network("near", 2), network("far", 5)]
+    assert compare(networks, few) == [
+        {"examples": 5, "accuracy": 0.8, "agreement": 1.0, "logit_difference": 0.0},
+        {"examples": 5, "accuracy": 0.8, "agreement": 0.8, "logit_difference": 2 / 8},
+        {"examples": 5, "accuracy": 0.6, "agreement": 0.6, "logit_difference": 5 / 8},
+    ]
 
 
 def test_dataset_is_opened_as_the_run_did(digits, parsed_flags, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
+from afd_tf import artifact
 from afd_tf import runner as runner_lib
 from afd_tf.errors import UserError
 from afd_tf.runner import load_runner
@@ -22,6 +23,9 @@ def test_moved_tflite_still_knows_itself(exported, digits, tmp_path):
     assert load_runner(directory / "model.tflite").run_flags == exports.RUN_FLAGS
 
 
+TFLITE = [name for name in artifact.FORMATS if name != "saved_model"]
+
+
 def damage(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
@@ -34,19 +38,61 @@ def truncate(path):
 
 @pytest.mark.parametrize("break_it", [damage, truncate, os.unlink])
 @pytest.mark.parametrize(
-    "name", ["model.tflite", "saved_model.pb", "variables/variables.index"]
+    "name",
+    [
+        "model.tflite",
+        "model_fp16.tflite",
+        "model_dynamic.tflite",
+        "model_int8.tflite",
+        "saved_model.pb",
+        "variables/variables.index",
+    ],
 )
-def test_damaged_files_are_refused_in_one_line(exported, tmp_path, name, break_it):
+def test_damaged_files_are_refused_in_one_line(deployed, tmp_path, name, break_it):
     directory = tmp_path / "1"
-    shutil.copytree(exported[2], directory)
-    if name != "model.tflite":
-        os.unlink(directory / "model.tflite")
+    shutil.copytree(deployed[2], directory)
     break_it(directory / name)
-    path = directory / "model.tflite" if name == "model.tflite" else directory
+    path = directory / name if name.endswith(".tflite") else directory
+    if name == "saved_model.pb" and break_it is os.unlink:
+        # What is left is an export without a SavedModel.
+        assert load_runner(directory).format == "tflite"
+        return
     with pytest.raises(UserError) as caught:
         load_runner(path)
     assert "\n" not in str(caught.value)
     assert str(directory) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TFLITE)
+def test_damage_is_seen_without_the_manifest(deployed, tmp_path, name):
+    moved = tmp_path / "moved.tflite"
+    shutil.copy(deployed[2] / artifact.FORMATS[name].path, moved)
+    assert load_runner(moved).format == name
+    content = bytearray(moved.read_bytes())
+    content[len(content) // 3] ^= 255
+    moved.write_bytes(content)
+    with pytest.raises(UserError, match=r"moved.tflite is damaged.*checksum") as error:
+        load_runner(moved)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "manifest.json"])
+@pytest.mark.parametrize("path", [".", "model.tflite", "model_int8.tflite"])
+def test_files_of_another_model_are_refused_in_one_line(
+    deployed, exported, tmp_path, name, path
+):
+    directory = tmp_path / "1"
+    shutil.copytree(deployed[2], directory)
+    shutil.copy(exported[2] / name, directory / name)
+    if name == "labels.txt":
+        (directory / name).write_text("cat\ndog\n")
+    elif path == "model_int8.tflite":
+        # The other manifest knows none of that name: it is taken for one that moved.
+        assert load_runner(directory / path).run_flags == {}
+        return
+    with pytest.raises(UserError, match=r"is not the file that manifest.json") as error:
+        load_runner(directory / path)
+    assert "\n" not in str(error.value)
 
 
 def test_foreign_files_are_refused_in_one_line(exported, tmp_path):
@@ -113,7 +159,7 @@ def test_peer_of_an_artifact_must_be_the_one_it_holds(exported):
 
 def test_name_of_several_peers_is_refused():
     with pytest.raises(UserError, match="2 peers are called 'resnet8'"):
-        runner_lib._choose(["resnet8", "resnet8"], "resnet8")
+        runner_lib.choose_peer(["resnet8", "resnet8"], "resnet8")
 
 
 def test_export_directory_without_a_saved_model(digits, tmp_path):

@@ -148,6 +148,7 @@ class Dataset:
         epochs: int,
         first_step: int = 0,
         replicas: int = 1,
+        own: range | None = None,
     ) -> tf.data.Dataset:
         """Returns the rest of a run: the batches from `first_step` to the last epoch.
 
@@ -162,6 +163,7 @@ class Dataset:
           first_step: the global step to begin with.
           replicas: R > 1 gives every batch of B pictures as R elements in a row,
             slice r being the pictures r * B // R to (r + 1) * B // R.
+          own: the slices of this process, where others take the rest.
 
         Returns:
           elements {"image": uint8 [B, h, w, c], "label": int32 [B]}.
@@ -178,11 +180,16 @@ class Dataset:
         batches = self._splits["train"].train_batches(
             batch_size=batch_size, seed=seed, epochs=epochs, first_step=first_step
         )
-        return _slices(batches, replicas).prefetch(tf.data.AUTOTUNE)
+        return _slices(batches, replicas, own).prefetch(tf.data.AUTOTUNE)
 
     @tf.autograph.experimental.do_not_convert
     def evaluation_batches(
-        self, split: str, *, batch_size: int, replicas: int = 1
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        replicas: int = 1,
+        own: range | None = None,
     ) -> tf.data.Dataset:
         """Returns every picture of a split once, in a fixed order, not augmented.
 
@@ -190,6 +197,7 @@ class Dataset:
           split: "train", "validation" or "test".
           batch_size: pictures per batch, over all replicas.
           replicas: as in `train_batches`.
+          own: likewise.
 
         Returns:
           elements {"image": uint8 [B, h, w, c], "label": int32 [B], "weight":
@@ -205,11 +213,13 @@ class Dataset:
                 f"{', '.join(self._splits)}."
             )
         batches = self._splits[split].evaluation_batches(batch_size=batch_size)
-        return _slices(batches, replicas).prefetch(tf.data.AUTOTUNE)
+        return _slices(batches, replicas, own).prefetch(tf.data.AUTOTUNE)
 
 
-def _slices(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
-    """Cuts every batch into one element per replica."""
+def _slices(
+    batches: tf.data.Dataset, replicas: int, own: range | None
+) -> tf.data.Dataset:
+    """Cuts every batch into one element per replica, and gives this process its own."""
     if replicas == 1:
         return batches
 
@@ -220,7 +230,8 @@ def _slices(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
             start, stop = replica * size // replicas, (replica + 1) * size // replicas
             return {name: values[start:stop] for name, values in batch.items()}
 
-        return tf.data.Dataset.range(replicas).map(one)
+        numbers = range(replicas) if own is None else own
+        return tf.data.Dataset.range(numbers.start, numbers.stop).map(one)
 
     return batches.flat_map(cut)
 

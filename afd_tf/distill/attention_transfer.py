@@ -64,7 +64,7 @@ class AttentionTransfer(OfflineDistillation):
         attention_weight: float = 1000.0,
         **kwargs,
     ):
-        teacher = only_teacher(frozen_teachers)
+        teacher = only_teacher(frozen_teachers, stages=True)
         super().__init__(peers, frozen_teachers, **kwargs)
         self.attention_weight = attention_weight
         self.pairs = [

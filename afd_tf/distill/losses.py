@@ -59,12 +59,12 @@ def l1_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
       learner: [B, ...].
       teacher: likewise; no gradient goes through.
     """
-    return _mean_of_elements(tf.abs(learner - tf.stop_gradient(teacher)))
+    return tf.reduce_mean(tf.abs(_difference(learner, teacher)), axis=-1)
 
 
 def l2_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     """Mean of (learner - teacher)^2 over a picture's elements; see `l1_distance`."""
-    return _mean_of_elements(tf.square(learner - tf.stop_gradient(teacher)))
+    return tf.reduce_mean(tf.square(_difference(learner, teacher)), axis=-1)
 
 
 def cosine_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
@@ -75,12 +75,14 @@ def cosine_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
 
 def unit_vectors(values: tf.Tensor) -> tf.Tensor:
     """Flattens [B, ...] to float32 [B, n] of Euclidean length 1."""
+    return tf.math.l2_normalize(_flat(values), axis=-1)
+
+
+def _difference(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    return _flat(learner) - _flat(tf.stop_gradient(teacher))
+
+
+def _flat(values: tf.Tensor) -> tf.Tensor:
+    """Flattens [B, ...] to float32 [B, n], also from 16-bit numbers."""
     size = values.shape[1:].num_elements()
-    return tf.math.l2_normalize(
-        tf.reshape(tf.cast(values, tf.float32), [-1, size]), axis=-1
-    )
-
-
-def _mean_of_elements(values: tf.Tensor) -> tf.Tensor:
-    values = tf.cast(values, tf.float32)
-    return tf.reduce_mean(values, axis=list(range(1, values.shape.rank)))
+    return tf.reshape(tf.cast(values, tf.float32), [-1, size])

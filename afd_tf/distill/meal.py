@@ -146,7 +146,7 @@ class MultiModelEnsemble(LogitDistillation):
         }
         if similarity not in similarities:
             raise unknown_name("meal similarity", similarity, similarities)
-        with_maps(frozen_teachers)
+        with_maps(frozen_teachers, stages=True)
         # Whichever teacher is chosen, its output is the one after the peers'.
         super().__init__(
             peers,

@@ -11,7 +11,7 @@ from absl import flags
 from afd_tf.distill.optimizers import DECAY_MODES, Recipe, drops_from
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.models import Peer, PeerOutput
-from afd_tf.models.layers import frozen_moving_statistics
+from afd_tf.models.layers import batch_statistics
 
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 0.1, "First learning rate of the peers' SGD.", lower_bound=0
@@ -43,6 +43,26 @@ _UPDATE_ORDER = flags.DEFINE_string(
 Outputs = Sequence[PeerOutput]
 # Name, variables and recipe of an objective.
 Plan = tuple[str, Sequence[keras.Variable], Recipe]
+
+_SYNC_BATCH_NORM = flags.DEFINE_bool(
+    "sync_batch_norm",
+    True,
+    "With several replicas: batch statistics over all of them, so that the numbers are "
+    "those of one; off: each replica's own, of which the mean enters the moving ones.",
+)
+_ACCUMULATE = flags.DEFINE_integer(
+    "accumulate",
+    1,
+    "Take the batch in this many parts, one after the other, for one update: less "
+    "memory, the same gradient, but batch statistics of a part each.",
+    lower_bound=1,
+)
+_JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile",
+    False,
+    "Compile forward and backward with XLA. With several replicas only together with "
+    "--nosync_batch_norm.",
+)
 
 UPDATE_ORDERS = ("simultaneous", "sequential")
 SGD_RECIPE = Recipe("sgd", learning_rate=0.1, decay=1e-4)
@@ -87,6 +107,9 @@ class Method(keras.Model):
       frozen_teachers: networks that only teach: called in inference mode, never moved.
       recipe: of the peers' logit loss.
       update_order: "simultaneous" or "sequential"; see `train_step`.
+      accumulate: in how many parts, one after the other, a batch is taken.
+      sync_batch_norm: whether batch statistics are those of all replicas.
+      jit_compile: whether XLA compiles forward and backward.
       **kwargs: of a Keras model.
 
     Raises:
@@ -100,6 +123,9 @@ class Method(keras.Model):
         frozen_teachers: Sequence[Callable[..., PeerOutput]] = (),
         recipe: Recipe = SGD_RECIPE,
         update_order: str = "simultaneous",
+        accumulate: int = 1,
+        sync_batch_norm: bool = True,
+        jit_compile: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -111,6 +137,9 @@ class Method(keras.Model):
         self.frozen_teachers = list(frozen_teachers)
         self.recipe = recipe
         self.update_order = update_order
+        self.accumulate = accumulate
+        self.sync_batch_norm = sync_batch_norm
+        self.compiled_by_xla = jit_compile
         self.objectives: list[Objective] = []
         self.preparation_epochs = 0
         self.preparing = False
@@ -177,6 +206,11 @@ class Method(keras.Model):
 
     # What every method does.
 
+    @property
+    def judged(self) -> list[str]:
+        """The names of what has an accuracy: the peers and their ensemble."""
+        return [*(f"peer_{number}" for number in range(len(self.peers))), "ensemble"]
+
     def compile(self, *, epochs: int, steps_per_epoch: int, **kwargs) -> None:
         """Builds every optimizer on its own variables.
 
@@ -187,8 +221,14 @@ class Method(keras.Model):
           **kwargs: of `keras.Model.compile`, for `fit`.
 
         Raises:
-          UserError: peers with common layers in a method that moves each for itself.
+          UserError: peers with common layers in a method that moves each for itself, or
+          XLA where replicas have to exchange their statistics in the forward.
         """
+        if self.compiled_by_xla and self.sync_batch_norm and _replicas() > 1:
+            raise UserError(
+                "--jit_compile with several replicas cannot compile the exchange of "
+                "batch statistics: add --nosync_batch_norm, or leave it away."
+            )
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.objectives = []
         logit = self.logit_objectives()
@@ -206,12 +246,14 @@ class Method(keras.Model):
                 optimizer = recipe.build(
                     length, steps_per_epoch, name.replace("/", "_")
                 )
+                # Gradients of 16-bit numbers vanish unless their loss is scaled.
+                optimizer.scales_loss = self.compute_dtype == "float16"
                 optimizer.build(variables)
                 self.objectives.append(Objective(name, variables, optimizer))
         self.accuracies = {
             # float64: a count of pictures stays exact.
             f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
-            for name in (*map("peer_{}".format, range(len(self.peers))), "ensemble")
+            for name in self.judged
         }
         # Keras asks for one optimizer; its own training step, the only place that
         # would use it, is replaced below.
@@ -244,25 +286,43 @@ class Method(keras.Model):
         """
         images, labels = batch["image"], batch["label"]
         global_batch = tf.cast(tf.shape(labels)[0], tf.float32)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if _replicas() > 1:
             global_batch = sum_over_replicas(global_batch)
-        # Outside the tape, which would keep their activations.
-        taught = self.teacher_outputs(images)
         metrics = {}
         for number, (forward, parts) in enumerate(self._stages()):
-            with tf.GradientTape(persistent=True) as tape:
+            work = functools.partial(
+                self._gradients,
+                forward=forward,
+                parts=parts,
                 # The first forward has counted this batch.
-                with frozen_moving_statistics(number > 0):
-                    outputs = [*forward(images), *taught]
-                losses, monitors = {}, {}
-                for part in parts:
-                    more_losses, more_monitors = part(labels, outputs)
-                    losses.update(more_losses)
-                    monitors.update(more_monitors)
-            metrics.update(self._minimize(tape, losses, global_batch))
-            for name, values in monitors.items():
-                metrics[name] = tf.reduce_sum(values) / global_batch
+                frozen=number > 0,
+            )
+            if self.compiled_by_xla:
+                work = tf.function(work, autograph=False, jit_compile=True)
+            gradients, sums = self._in_parts(work, images, labels, global_batch)
+            metrics |= self._apply(gradients)
+            metrics |= {name: value / global_batch for name, value in sums.items()}
+        if not self.sync_batch_norm and _replicas() > 1:
+            self._average_moving_statistics()
         return metrics
+
+    def _average_moving_statistics(self) -> None:
+        """Gives every replica the mean of what their batches made of them."""
+        frozen = {
+            id(v)
+            for each in self.frozen_teachers
+            for v in getattr(each, "variables", ())
+        }
+        moving = [
+            variable
+            for variable in self.non_trainable_variables
+            if variable.name.startswith("moving_") and id(variable) not in frozen
+        ]
+        sizes = [variable.shape[0] for variable in moving]
+        values = tf.concat([tf.convert_to_tensor(each) for each in moving], axis=0)
+        means = tf.split(sum_over_replicas(values) / _replicas(), sizes)
+        for variable, mean in zip(moving, means, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=mean)
 
     def _stages(self):
         """Returns each forward with the losses that it serves."""
@@ -273,30 +333,74 @@ class Method(keras.Model):
             return [(forward, [self.logit_losses]), (forward, [self.feature_losses])]
         return [(forward, [self.logit_losses, self.feature_losses])]
 
-    def _minimize(self, tape, losses, global_batch) -> dict[str, tf.Tensor]:
-        """Takes all gradients, then applies each with its own optimizer."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        objectives = [each for each in self.objectives if each.name in losses]
-        gradients = []
-        for each in objectives:
+    def _in_parts(self, work, images, labels, global_batch):
+        """Returns what `work` does, added up over the parts of the batch."""
+        if self.accumulate == 1:
+            return work(images, labels, global_batch)
+        size, parts = tf.shape(labels)[0], self.accumulate
+
+        def part(number):
+            start, stop = number * size // parts, (number + 1) * size // parts
+            return work(images[start:stop], labels[start:stop], global_batch)
+
+        # One after the other: side by side they would need the memory of all.
+        return tf.while_loop(
+            lambda number, total: number < parts,
+            lambda number, total: (
+                number + 1,
+                tf.nest.map_structure(tf.add, total, part(number)),
+            ),
+            (tf.constant(1), part(0)),
+            parallel_iterations=1,
+        )[1]
+
+    def _gradients(self, images, labels, global_batch, *, forward, parts, frozen):
+        """Returns the gradients of each objective, and sums over pictures, by name.
+
+        The gradients are those of this replica's part of the losses, scaled where the
+        objective's optimizer scales its loss.
+        """
+        # Outside the tape, which would keep their activations.
+        taught = self.teacher_outputs(images)
+        with (
+            tf.GradientTape(persistent=True) as tape,
+            batch_statistics(frozen=frozen, local=not self.sync_batch_norm),
+        ):
+            outputs = [*forward(images), *taught]
+            losses, monitors = {}, {}
+            for part in parts:
+                more_losses, more_monitors = part(labels, outputs)
+                losses.update(more_losses)
+                monitors.update(more_monitors)
+        gradients, sums = {}, {}
+        for each in self.objectives:
+            if each.name not in losses:
+                continue
             values = losses[each.name]
-            gradients.append(
-                tape.gradient(
-                    values,
-                    [variable.value for variable in each.variables],
-                    output_gradients=tf.ones_like(values) / global_batch,
-                )
+            weight = each.optimizer.loss_scale / global_batch
+            gradients[each.name] = tape.gradient(
+                values,
+                [variable.value for variable in each.variables],
+                output_gradients=tf.ones_like(values) * weight,
             )
-        if replicas > 1:
+            peer, loss = each.name.split("/")
+            sums[f"{peer}/loss_{loss}"] = tf.reduce_sum(values)
+        sums |= {name: tf.reduce_sum(values) for name, values in monitors.items()}
+        return gradients, sums
+
+    def _apply(self, gradients) -> dict[str, tf.Tensor]:
+        """Applies each objective's gradients with its own optimizer."""
+        if _replicas() > 1:
             gradients = sum_over_replicas(gradients)
         metrics = {}
-        for each, gradient in zip(objectives, gradients, strict=True):
-            peer, loss = each.name.split("/")
-            mean = tf.reduce_sum(losses[each.name]) / global_batch
-            norm = tf.linalg.global_norm(gradient) / replicas
-            metrics[f"{peer}/loss_{loss}"] = mean
-            metrics[f"{peer}/gradient_norm_{loss}"] = norm
-            each.optimizer.apply(gradient, each.variables)
+        for each in self.objectives:
+            if each.name in gradients:
+                peer, loss = each.name.split("/")
+                norm = each.optimizer.apply_scaled(gradients[each.name], each.variables)
+                metrics[f"{peer}/gradient_norm_{loss}"] = norm / _replicas()
+                if each.optimizer.scales_loss:
+                    scale = each.optimizer.loss_scale / _replicas()
+                    metrics[f"{peer}/loss_scale_{loss}"] = scale
         return metrics
 
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -306,11 +410,29 @@ class Method(keras.Model):
           batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
             the pictures that only fill the last batch.
         """
+        *right, counted = tf.unstack(self.count_hits(batch))
+        for accuracy, count in zip(self.accuracies.values(), right, strict=True):
+            accuracy.update_state(tf.math.divide_no_nan(count, counted), counted)
+        return {name: metric.result() for name, metric in self.accuracies.items()}
+
+    def count_hits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns how many pictures each of `judged` gets right, and how many are real.
+
+        Args:
+          batch: see `test_step`.
+
+        Returns:
+          float64 [len(judged) + 1], of this replica's part.
+        """
         outputs = self(batch["image"])
         scores = (*(output.logits for output in outputs), self.ensemble(outputs))
-        for accuracy, each in zip(self.accuracies.values(), scores, strict=True):
-            accuracy.update_state(hits(batch["label"], each), batch["weight"])
-        return {name: metric.result() for name, metric in self.accuracies.items()}
+        right = [hits(batch["label"], each) for each in scores]
+        counted = tf.stack([*right, tf.ones_like(batch["weight"])])
+        return tf.reduce_sum(tf.cast(counted * batch["weight"], tf.float64), axis=-1)
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def hits(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
@@ -365,4 +487,10 @@ def settings_from_flags() -> dict:
         momentum=_MOMENTUM.value,
         nesterov=_NESTEROV.value,
     )
-    return {"recipe": recipe, "update_order": _UPDATE_ORDER.value}
+    return {
+        "recipe": recipe,
+        "update_order": _UPDATE_ORDER.value,
+        "accumulate": _ACCUMULATE.value,
+        "sync_batch_norm": _SYNC_BATCH_NORM.value,
+        "jit_compile": _JIT_COMPILE.value,
+    }

@@ -33,32 +33,46 @@ class OfflineDistillation(LogitDistillation):
         )
 
 
-def only_teacher(frozen_teachers: Sequence[Teacher]) -> Peer:
+def only_teacher(frozen_teachers: Sequence[Teacher], stages: bool = False) -> Peer:
     """Returns the one teacher of a method that compares maps with it.
 
+    Args:
+      frozen_teachers: those that were given.
+      stages: whether the method needs the maps of the stages, and not the last alone.
+
     Raises:
-      UserError: there are several, or it gives logits only.
+      UserError: there are several, or it lacks the maps.
     """
     if len(frozen_teachers) > 1:
         raise UserError(
             f"this method takes one teacher, not {len(frozen_teachers)}: name one in "
             "--teacher, or take --method=kd or meal."
         )
-    with_maps(frozen_teachers)
+    with_maps(frozen_teachers, stages)
     return frozen_teachers[0]
 
 
-def with_maps(frozen_teachers: Sequence[Teacher]) -> None:
-    """Refuses teachers that give logits only.
+def with_maps(frozen_teachers: Sequence[Teacher], stages: bool = False) -> None:
+    """Refuses teachers that lack maps.
+
+    Args:
+      frozen_teachers: those that were given.
+      stages: whether the maps of the stages are needed, and not the last alone.
 
     Raises:
-      UserError: one does.
+      UserError: one gives logits only, or no maps of stages.
     """
     for teacher in frozen_teachers:
         if not teacher.tap_shapes:
             raise UserError(
                 f"{teacher.name} is a SavedModel, which gives logits but no feature "
                 "maps: give its run directory as --teacher, or take --method=kd."
+            )
+        if stages and not teacher.stages:
+            raise UserError(
+                f"{teacher.name} is a SavedModel, which gives its last feature map but "
+                "not those of its stages: give its run directory as --teacher, or take "
+                "--method=kd or afd_offline."
             )
 
 

@@ -22,15 +22,77 @@ from afd_tf.runtime import StepDecay
 DECAY_MODES = ("coupled", "decoupled")
 
 
+# The dynamic scale of a 16-bit loss, as usual: halved by a gradient that is not
+# finite, doubled after so many steps without one.
+_FIRST_SCALE = 2.0**15
+_STEPS_TO_DOUBLE = 2000.0
+
+
 class _FusedUpdate:
-    """The part that both optimizers share. Gradients come summed over the replicas."""
+    """The part that both optimizers share. Gradients come summed over the replicas.
+
+    Attributes:
+      scales_loss: whether the loss is multiplied by `loss_scale`, and a step whose
+        gradients are not finite is left out (the count of steps goes on). To be set
+        before `build`. Keras' own wrapper asks one replica only.
+    """
 
     def __init__(self, learning_rate, decay: float, decay_mode: str, **kwargs):
         super().__init__(learning_rate, **kwargs)
         self.decay = decay
         self.decay_mode = decay_mode
+        self.scales_loss = False
+        self._finite = None
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the state."""
+        super().build(variables)
+        if self.scales_loss:
+            self._scale = self.add_variable(
+                (), initializer=keras.initializers.Constant(_FIRST_SCALE), name="scale"
+            )
+            self._good_steps = self.add_variable((), name="good_steps")
+
+    @property
+    def loss_scale(self) -> tf.Tensor:
+        """What the loss has to be multiplied by, float32; 1 unless `scales_loss`."""
+        if self.scales_loss:
+            return tf.convert_to_tensor(self._scale)
+        return tf.constant(1.0)
+
+    def apply_scaled(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    ) -> tf.Tensor:
+        """Applies gradients of the scaled loss, and moves the scale.
+
+        Returns:
+          the norm of the gradients without their scale; 0 for a step left out.
+        """
+        if not self.scales_loss:
+            self.apply(gradients, variables)
+            return tf.linalg.global_norm(gradients)
+        scale = self.loss_scale
+        gradients = [gradient / scale for gradient in gradients]
+        norm = tf.linalg.global_norm(gradients)
+        self._finite = tf.math.is_finite(norm)
+        self.apply(gradients, variables)
+        good = tf.where(self._finite, self._good_steps + 1.0, 0.0)
+        grown = tf.where(good >= _STEPS_TO_DOUBLE, 2.0 * scale, scale)
+        # Every replica has the same sum of gradients, and moves its own copy.
+        _assign(self._scale, tf.where(self._finite, grown, scale / 2.0))
+        _assign(self._good_steps, tf.where(good >= _STEPS_TO_DOUBLE, 0.0, good))
+        return tf.where(self._finite, norm, 0.0)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        def update():
+            self._update(grads, trainable_variables, learning_rate)
+
+        if self.scales_loss:
+            tf.cond(self._finite, update, lambda: None)
+        else:
+            update()
+
+    def _update(self, grads, trainable_variables, learning_rate):
         learning_rate = tf.convert_to_tensor(learning_rate, tf.float32)
         constants = self._constants(learning_rate)
         coupled = self.decay if self.decay_mode == "coupled" else 0.0
@@ -48,6 +110,10 @@ class _FusedUpdate:
             self._fused(
                 self._get_variable_index(variable), variable, gradient, constants
             )
+
+
+def _assign(variable: keras.Variable, value: tf.Tensor) -> None:
+    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
 
 
 class SGD(_FusedUpdate, keras.optimizers.SGD):

@@ -11,21 +11,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_MOVING_STATISTICS = threading.local()
+_STATISTICS = threading.local()
 
 
 @contextlib.contextmanager
-def frozen_moving_statistics(frozen: bool = True) -> Iterator[None]:
-    """Inside it, if `frozen`, batch normalization leaves its moving statistics alone.
+def batch_statistics(*, frozen: bool = False, local: bool = False) -> Iterator[None]:
+    """Says inside it how batch normalization gets its statistics in training.
 
-    For a second forward over a batch that has already been counted. The switch is
-    per thread, because MirroredStrategy traces each replica in its own.
+    The switches are per thread, because MirroredStrategy traces each replica in its
+    own.
+
+    Args:
+      frozen: leaves the moving statistics alone: for a second forward over a batch
+        that has already been counted.
+      local: of each replica's part of the batch by itself; the moving statistics then
+        differ, until somebody averages them.
     """
-    _MOVING_STATISTICS.frozen = frozen
+    before = vars(_STATISTICS).copy()
+    _STATISTICS.frozen, _STATISTICS.local = frozen, local
     try:
         yield
     finally:
-        _MOVING_STATISTICS.frozen = False
+        vars(_STATISTICS).clear()
+        vars(_STATISTICS).update(before)
 
 
 def he_normal() -> keras.initializers.Initializer:
@@ -124,8 +132,9 @@ class BatchNormalization(keras.layers.Layer):
 
     On one replica it is TensorFlow's fused kernel. On several, the batch moments are
     summed over the replicas first, so that any number of replicas computes the same
-    as one. The moving variance takes the unbiased batch variance, as in PyTorch and
-    in the fused kernel; Keras' own layer takes the biased one and is not fused.
+    as one (unless `batch_statistics` asks for local ones). The moving variance takes
+    the unbiased batch variance, as in PyTorch and in the fused kernel; Keras' own layer
+    takes the biased one and is not fused.
 
     Statistics, scale and shift are float32 under every precision policy.
 
@@ -163,17 +172,18 @@ class BatchNormalization(keras.layers.Layer):
             return self._fused(
                 inputs, mean=self.moving_mean, variance=self.moving_variance
             ).y
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        if alone or getattr(_STATISTICS, "local", False):
             output, mean, variance, *_ = self._fused(inputs, mean=[], variance=[])
         else:
             output, mean, variance = self._synchronized(inputs)
-        if not getattr(_MOVING_STATISTICS, "frozen", False):
+        if not getattr(_STATISTICS, "frozen", False):
             self._move(self.moving_mean, mean)
             self._move(self.moving_variance, variance)
         return output
 
     def _move(self, moving: keras.Variable, batch: tf.Tensor) -> None:
-        # The replica's own copy, without asking the others: all see the same batch.
+        # The replica's own copy, without asking the others.
         tf.raw_ops.AssignVariableOp(
             resource=moving.value.handle,
             value=moving + (batch - moving) * (1.0 - self.momentum),

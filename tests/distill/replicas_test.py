@@ -50,8 +50,8 @@ def train(name, settings):
     first = []
     for method.preparing in ([True] if method.preparation_epochs else []) + [False]:
         epochs = method.preparation_epochs if method.preparing else EPOCHS
-        source = loop.distribute(strategy, lambda count: digits.train_batches(
-            batch_size=BATCH, seed=0, epochs=epochs, replicas=count))
+        source = loop.distribute(strategy, lambda **part: digits.train_batches(
+            batch_size=BATCH, seed=0, epochs=epochs, **part))
         iterator, metrics = iter(source), []
         run = loop.training_function(method, strategy, iterator, metrics)
         first.extend(run(iterator, tf.constant(1), zero)[1].numpy())

@@ -1,0 +1,142 @@
+"""What saves memory or time computes the same: parts of a batch, XLA, 16 bits."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afd_tf.distill.afd import AdversarialFeatureDistillation
+from afd_tf.distill.dml import MutualLearning
+from afd_tf.distill.optimizers import Recipe
+from tests import tiny
+
+# Small enough that rounding errors stay rounding errors.
+SGD = Recipe("sgd", learning_rate=0.01, decay=1e-3)
+
+
+def afd(**settings):
+    peers = tiny.peers("resnet8", "resnet8")
+    return tiny.compiled(AdversarialFeatureDistillation(peers, recipe=SGD, **settings))
+
+
+def assert_close(one, other, rtol=1e-4, atol=1e-5):
+    for mine, its in zip(
+        one.trainable_variables, other.trainable_variables, strict=True
+    ):
+        close = np.isclose(mine.numpy(), its.numpy(), rtol=rtol, atol=atol)
+        # Adam moves a weight whose gradient is rounding noise either way.
+        assert close.mean() > 0.999, mine.path
+        np.testing.assert_allclose(mine.numpy(), its.numpy(), rtol=rtol, atol=5e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_a_batch_are_one_update(parts):
+    # Parts with the same pictures have the same batch statistics.
+    batch = {
+        name: tf.concat([values] * parts, axis=0)
+        for name, values in tiny.batch().items()
+    }
+    whole, in_parts = afd(), afd(accumulate=parts)
+    expected = whole.train_step(batch)
+    metrics = tf.function(in_parts.train_step, autograph=False)(batch)
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)
+    assert_close(in_parts, whole)
+
+
+def test_a_batch_that_does_not_divide_counts_every_picture():
+    method = tiny.compiled(
+        MutualLearning(tiny.peers("resnet8", "resnet8"), accumulate=3)
+    )
+    labels = tiny.batch(size=7)["label"]
+    seen = []
+    losses = method.logit_losses
+    method.logit_losses = lambda own, outputs: seen.append(own) or losses(own, outputs)
+    method.train_step(tiny.batch(size=7))
+    np.testing.assert_array_equal(np.concatenate(seen), labels)
+
+
+def test_xla_computes_the_same():
+    plain, compiled = afd(), afd(jit_compile=True)
+    for seed in range(2):
+        expected = plain.train_step(tiny.batch(seed))
+        metrics = compiled.train_step(tiny.batch(seed))
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-4)
+    assert_close(compiled, plain)
+    for mine, its in zip(
+        compiled.non_trainable_variables, plain.non_trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(mine.numpy(), its.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def precision(request):
+    keras.mixed_precision.set_dtype_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize(
+    "precision", ["mixed_bfloat16", "mixed_float16"], indirect=True
+)
+def test_16_bits_are_near_32(precision):
+    method = afd()
+    for variable in method.variables:
+        assert variable.dtype == "float32"
+    outputs = method(tiny.batch()["image"], training=True)
+    assert outputs[0].features.dtype == precision.removeprefix("mixed_")
+    assert outputs[0].logits.dtype == tf.float32
+    metrics = method.train_step(tiny.batch())
+    keras.mixed_precision.set_dtype_policy("float32")
+    expected = afd().train_step(tiny.batch())
+    for name, value in expected.items():
+        if "accuracy" not in name:
+            np.testing.assert_allclose(
+                metrics[name], value, rtol=0.3, atol=0.02, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16"], indirect=True)
+def test_every_optimizer_has_a_loss_scale_that_survives_an_overflow(precision):
+    method = afd()
+    step = tf.function(method.train_step, autograph=False)
+    kinds = ("logit", "discriminator", "feature")
+    scales = [f"peer_{k}/loss_scale_{kind}" for k in (0, 1) for kind in kinds]
+    metrics = step(tiny.batch())
+    assert {name: float(metrics[name]) for name in scales} == dict.fromkeys(
+        scales, 2.0**15
+    )
+    for objective in method.objectives:
+        before = tiny.values([*objective.variables, *objective.optimizer.variables])
+        # More than float16 holds: the gradients overflow.
+        objective.optimizer._scale.assign(1e30)
+        metrics = step(tiny.batch())
+        peer, kind = objective.name.split("/")
+        assert metrics[f"{peer}/gradient_norm_{kind}"] == 0.0, objective.name
+        np.testing.assert_allclose(metrics[f"{peer}/loss_scale_{kind}"], 5e29)
+        state = zip(
+            before[len(objective.variables) :],
+            objective.optimizer.variables,
+            strict=True,
+        )
+        for old, variable in state:
+            if variable.name not in ("scale", "good_steps", "iteration"):
+                np.testing.assert_array_equal(old, variable.numpy())
+        objective.optimizer._scale.assign(2.0**10)
+    metrics = step(tiny.batch())
+    for name, value in metrics.items():
+        assert np.isfinite(value), name
+        if "gradient_norm" in name:
+            assert value > 0, name
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16"], indirect=True)
+def test_a_scale_is_doubled_after_2000_good_steps(precision):
+    method = afd()
+    optimizer = method.objectives[0].optimizer
+    optimizer._good_steps.assign(1999.0)
+    method.train_step(tiny.batch())
+    assert float(optimizer.loss_scale) == 2.0**16
+    assert float(optimizer._good_steps.numpy()) == 0.0

@@ -1,0 +1,154 @@
+"""What is on pictures, for every kind of artifact and every kind of file."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from afd_tf import predict
+from afd_tf.errors import UserError
+from tests import exports
+
+
+@pytest.fixture
+def folder(digits, tmp_path):
+    """Ten real digits of their own size, and what is in them."""
+    batches = digits.evaluation_batches("test", batch_size=10)
+    images = next(batches.as_numpy_iterator())["image"]
+    directory = tmp_path / "pictures"
+    (directory / "below").mkdir(parents=True)
+    names = [f"{number}.png" for number in range(9)] + ["below/9.png"]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image[..., 0]).save(directory / name)
+    (directory / "notes.txt").write_text("no picture, and not asked for")
+    return directory, names, images
+
+
+def run_main(capsys, *arguments, code=None):
+    with flagsaver.flagsaver():
+        rest = flags.FLAGS(["predict", *arguments])
+        assert predict.main(rest) == code
+    output = capsys.readouterr()
+    return json.loads(output.out.splitlines()[-1]), output.err
+
+
+@pytest.mark.parametrize("kind", ["run", "saved_model", "tflite"])
+def test_answers_are_those_of_the_network(kind, exported, run_dir, folder, capsys):
+    if kind == "run":
+        path, (peer, _) = run_dir
+        more = ["--peer=0"]
+    else:
+        peer, _, path = exported
+        path, more = (path / "model.tflite" if kind == "tflite" else path), []
+    directory, names, images = folder
+    result, shown = run_main(
+        capsys, f"--artifact={path}", "--top_k=3", *more, str(directory)
+    )
+    assert result["name"] == "resnet8"
+    by_file = {each["file"]: each["classes"] for each in result["predictions"]}
+    assert sorted(by_file) == sorted(str(directory / name) for name in names)
+    logits = np.float64(exports.logits_of(peer, images))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for name, own in zip(names, probabilities, strict=True):
+        found = by_file[str(directory / name)]
+        best = np.argsort(-own)[:3]
+        assert [each["label"] for each in found] == best.tolist()
+        assert [each["class"] for each in found] == [str(label) for label in best]
+        np.testing.assert_allclose(
+            [each["probability"] for each in found], own[best], rtol=1e-4
+        )
+        assert f"{own[best[0]]:6.1%} {best[0]}" in shown
+
+
+def test_pictures_of_every_kind_and_those_that_are_none(exported, tmp_path, capsys):
+    peer, _, path = exported
+    pixels = exports.pictures((8, 8), 1)[0]
+    grey = Image.fromarray(pixels)
+    good = {
+        "cmyk.jpg": grey.convert("CMYK"),
+        "deep.png": Image.fromarray(pixels.astype(np.uint16) * 257),
+        "wide.png": grey.resize((40, 20)),
+        "alpha.png": grey.convert("RGBA"),
+    }
+    for name, image in good.items():
+        image.save(tmp_path / name)
+    grey.save(tmp_path / "moving.gif", save_all=True, append_images=[grey.rotate(90)])
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    whole = (tmp_path / "wide.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    bad = {
+        "huge.png": "too large a picture",
+        "empty.png": "no picture that can be read",
+        "text.png": "no picture that can be read",
+        "cut.png": "broken picture",
+    }
+    names = [*good, "moving.gif", *bad]
+    result, shown = run_main(
+        capsys,
+        f"--artifact={path / 'model.tflite'}",
+        *(str(tmp_path / name) for name in names),
+        code=1,
+    )
+    found = dict(zip(names, result["predictions"], strict=True))
+    for name, message in bad.items():
+        assert message in found[name]["error"]
+        assert "\n" not in found[name]["error"]
+        assert f"error: {found[name]['error']}" in shown
+    for name in ("deep.png", "alpha.png", "moving.gif"):
+        # The same grey values.
+        expected = exports.logits_of(peer, pixels[np.newaxis, ..., np.newaxis])
+        assert found[name]["classes"][0]["label"] == np.argmax(expected)
+    assert len(found["wide.png"]["classes"]) == len(found["cmyk.jpg"]["classes"]) == 5
+
+
+def test_the_standard_input_is_a_picture(exported, folder, capsys, monkeypatch):
+    _, _, path = exported
+    directory, names, _ = folder
+    content = (directory / names[0]).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    artifact = f"--artifact={path / 'model.tflite'}"
+    piped, _ = run_main(capsys, artifact, "-")
+    named, _ = run_main(capsys, artifact, str(directory / names[0]))
+    assert piped["predictions"][0]["file"] == "-"
+    assert piped["predictions"][0]["classes"] == named["predictions"][0]["classes"]
+
+
+def test_many_pictures_come_in_batches(exported, folder, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "_BATCH", 3)
+    _, _, path = exported
+    directory, names, _ = folder
+    result, _ = run_main(capsys, f"--artifact={path}", str(directory))
+    assert len(result["predictions"]) == len(names)
+
+
+def test_mistakes(exported, tmp_path):
+    _, _, path = exported
+    (tmp_path / "nothing").mkdir()
+    for arguments, message in (
+        ([], "give pictures, folders of pictures, or -"),
+        (["nowhere.png"], "there is no file and no folder nowhere.png"),
+        ([str(tmp_path / "nothing")], "holds no pictures"),
+    ):
+        with flagsaver.flagsaver():
+            rest = flags.FLAGS(["predict", f"--artifact={path}", *arguments])
+            with pytest.raises(UserError, match=message):
+                predict.main(rest)
+
+
+def test_the_command_has_one_line_and_exit_code_1_for_a_mistake(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "afd_tf.predict", "a.png"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "error: give what to run, e.g. --artifact=runs/digits.\n"

@@ -1,0 +1,195 @@
+"""Random faults over one run with two workers; no test, but a command:
+
+    python -m tests.soak --faults=30 --log=benchmarks/soak.log
+
+An undisturbed run on digits comes first. Then the same run is disturbed: `kill -9` and
+SIGTERM of chief or worker, a full disk (if the directory given with --small_disk is a
+small file system, as a tmpfs), a damaged newest checkpoint. What ended is started
+again, as a cluster's manager does. At the end, metrics, summary and the last
+checkpoint's variables have to be those of the undisturbed run, bit for bit.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FAULTS = (
+    "kill the chief",
+    "kill the worker",
+    "SIGTERM to the chief",
+    "SIGTERM to the worker",
+    "damage the newest checkpoint",
+    "fill the disk",
+)
+FLAGS = (
+    "--dataset=digits",
+    "--method=dml",
+    "--peers=resnet8,resnet8",
+    "--batch_size=128",
+    "--save_minutes=0",
+)
+
+
+class Workers:
+    """Two processes that train together, started again when they end."""
+
+    def __init__(self, run_dir: Path, epochs: int, log):
+        self.run_dir = run_dir
+        self.log = log
+        self.command = [
+            *(sys.executable, "-m", "afd_tf.train", *FLAGS),
+            *(f"--epochs={epochs}", f"--run_dir={run_dir}"),
+        ]
+        self.ports = free_ports(2)
+        self.processes = [self.start(number) for number in (0, 1)]
+
+    def start(self, number: int) -> subprocess.Popen:
+        config = {
+            "cluster": {"worker": [f"localhost:{port}" for port in self.ports]},
+            "task": {"type": "worker", "index": number},
+        }
+        return subprocess.Popen(
+            self.command,
+            env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            stdout=subprocess.DEVNULL,
+            stderr=self.log,
+        )
+
+    @property
+    def done(self) -> bool:
+        return (self.run_dir / "summary.json").exists()
+
+    def restart(self) -> None:
+        for number, process in enumerate(self.processes):
+            if process.poll() is not None and not self.done:
+                self.processes[number] = self.start(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits, and starts again what ends; returns whether the run has ended."""
+        until = time.time() + seconds
+        while time.time() < until and not self.done:
+            self.restart()
+            time.sleep(0.2)
+        return self.done
+
+    def end(self) -> None:
+        for process in self.processes:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def disturb(fault: str, workers: Workers, generator: random.Random, small: bool) -> str:
+    """Does it; returns what was done."""
+    chief, worker = workers.processes
+    if fault.startswith("kill"):
+        (chief if "chief" in fault else worker).kill()
+    elif fault.startswith("SIGTERM"):
+        (chief if "chief" in fault else worker).send_signal(signal.SIGTERM)
+    elif fault == "damage the newest checkpoint":
+        # Only who starts again reads it.
+        found = sorted((workers.run_dir / "checkpoints").glob("step_*[0-9]"))
+        if not found:
+            return "nothing: no checkpoint yet"
+        file = generator.choice([p for p in found[-1].iterdir() if p.is_file()])
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        for process in workers.processes:
+            process.kill()
+        return f"{fault}: half of {file.relative_to(workers.run_dir)}, and kill both"
+    elif fault == "fill the disk":
+        if not small:
+            return "nothing: no small disk"
+        filler = workers.run_dir.parent / "filler"
+        with filler.open("wb") as file:
+            try:
+                while file.write(b"0" * 65536):
+                    file.flush()
+            except OSError:
+                pass
+        workers.wait(generator.uniform(2, 8))
+        filler.unlink(missing_ok=True)
+    return fault
+
+
+def outcome(run_dir: Path) -> dict:
+    """All that a run leaves, except times."""
+    (*_, last) = sorted((run_dir / "checkpoints").glob("step_*[0-9]"))
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for name in ("seconds", "images_per_second"):
+        del summary[name]
+    return {
+        "files": json.loads((last / "state.json").read_text())["files"],
+        "metrics": (run_dir / "metrics.jsonl").read_text().splitlines(),
+        "summary": summary,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--small_disk", help="directory on a file system of some MB")
+    parser.add_argument("--log", default="soak.log")
+    arguments = parser.parse_args()
+    generator = random.Random(arguments.seed)
+    began = time.time()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open(arguments.log, "w") as report,
+        open(Path(directory) / "stderr", "w") as log,
+    ):
+
+        def say(text: str) -> None:
+            print(f"[{time.time() - began:6.1f} s] {text}", file=report, flush=True)
+
+        say(f"{arguments.epochs} epochs undisturbed")
+        quiet = Workers(Path(directory) / "undisturbed", arguments.epochs, log)
+        quiet.wait(3600)
+        quiet.end()
+        home = Path(arguments.small_disk or directory)
+        run_dir = home / "disturbed"
+        shutil.rmtree(run_dir, ignore_errors=True)
+        workers = Workers(run_dir, arguments.epochs, log)
+        done = 0
+        while done < arguments.faults:
+            if workers.wait(generator.uniform(3, 25)):
+                break
+            fault = generator.choice(FAULTS)
+            what = disturb(fault, workers, generator, bool(arguments.small_disk))
+            done += not what.startswith("nothing")
+            steps = sorted((run_dir / "checkpoints").glob("step_*[0-9]"))
+            say(f"{done}: {what}; newest checkpoint {steps[-1].name if steps else '-'}")
+        workers.wait(3600)
+        workers.end()
+        same = outcome(run_dir) == outcome(Path(directory) / "undisturbed")
+        say(
+            f"{done} faults; the end is {'' if same else 'NOT '}that of the undisturbed"
+        )
+    return 0 if same and done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
