@@ -1,9 +1,10 @@
-"""Speed and cost of training, as ratios measured in one run.
+"""Speed and cost of training and of what is exported, as ratios measured in one run.
 
     python -m afd_tf.benchmark step --peers=resnet20,resnet32 --dataset=cifar100 \
         --data_dir=DIR
     python -m afd_tf.benchmark methods --peers=resnet20,resnet20 --dataset=cifar100 \
         --data_dir=DIR [--methods=afd,dml]
+    python -m afd_tf.benchmark artifacts --artifact=savedmodels/x/1
 
 `step`, also without its name: the step of `afd_tf.train`, with its input pipeline and
 its metrics, takes turns with a bare loop: the same mathematics written by hand for this
@@ -14,13 +15,17 @@ pipeline runs alone.
 sizes, time of a step on one fixed batch, peak memory. Of an offline method, the last of
 --peers is the frozen teacher. A Markdown table goes to stderr.
 
+`artifacts`: what each format of --artifact costs who runs it, one picture at a time on
+the CPU: bytes, start, latency, memory; with OpenVINO and with ONNX Runtime as well
+where they are installed. A Markdown table goes to stderr.
+
 The last line on stdout is one JSON object.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
@@ -30,7 +35,14 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
-from afd_tf import data, distill, method_cost, models, runtime  # noqa: E402
+from afd_tf import (  # noqa: E402
+    artifact_cost,
+    data,
+    distill,
+    method_cost,
+    models,
+    runtime,
+)
 from afd_tf.bare_loop import BareTraining  # noqa: E402
 from afd_tf.distill.afd import AdversarialFeatureDistillation  # noqa: E402
 from afd_tf.errors import UserError, unknown_name  # noqa: E402
@@ -39,9 +51,16 @@ from afd_tf.loop import training_function  # noqa: E402
 from afd_tf.models.resnet import ResNet  # noqa: E402
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 10, "Training steps a turn.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "steps",
+    None,
+    "Training steps a turn (default: 10); of `artifacts`, pictures (default: 100).",
+    lower_bound=1,
+)
 _METHODS = flags.DEFINE_list("methods", [], "What `methods` measures; default: all.")
 
+_TRAINING_STEPS = 10
+_PICTURES = 100
 _INPUT_SECONDS = 3.0
 
 # How `methods` starts this main for each method: no subcommand for users.
@@ -75,13 +94,14 @@ def step() -> dict:
     say("first steps: tracing and warming up.")
     run_ours(2)
     bare(2)
-    pictures = _STEPS.value * batch_size
+    steps = _STEPS.value or _TRAINING_STEPS
+    pictures = steps * batch_size
     rates = {"afd_tf": [], "bare": []}
     for turn in range(_ROUNDS.value):
         # Who begins takes turns as well.
         for name in sorted(rates, reverse=bool(turn % 2)):
             work = run_ours if name == "afd_tf" else bare
-            rates[name].append(pictures / _seconds(work, _STEPS.value))
+            rates[name].append(pictures / _seconds(work, steps))
         shown = ", ".join(f"{name} {rate[-1]:.1f}" for name, rate in rates.items())
         say(f"round {turn + 1}, images/s: {shown}")
     ratios = np.divide(rates["afd_tf"], rates["bare"])
@@ -131,11 +151,12 @@ def methods() -> dict:
     }
     worker = [sys.executable, "-m", "afd_tf.benchmark", _WORKER]
     worker += [f"--{name}={text}" for name, text in given.items()]
-    measured = method_cost.compare(names, worker, _ROUNDS.value, _STEPS.value)
+    steps = _STEPS.value or _TRAINING_STEPS
+    measured = method_cost.compare(names, worker, _ROUNDS.value, steps)
     say(method_table(measured))
     return {
         "rounds": _ROUNDS.value,
-        "steps": _STEPS.value,
+        "steps": steps,
         # Where things lie is the machine's business.
         "flags": {
             name: text
@@ -186,7 +207,81 @@ def method_table(measured: Mapping[str, Mapping | None]) -> str:
     return "\n".join(lines)
 
 
-SUBCOMMANDS: dict[str, Callable[[], dict]] = {"step": step, "methods": methods}
+def artifacts() -> dict:
+    """Measures what each format of an artifact costs who runs it."""
+    found = artifact_cost.artifacts_from_flags()
+    steps = _STEPS.value or _PICTURES
+    result = artifact_cost.compare(found, _ROUNDS.value, steps)
+    say(artifact_table(**result))
+    return {
+        "rounds": _ROUNDS.value,
+        "steps": steps,
+        "image_shape": found[0].task["image_shape"],
+        "peak_memory_of": "resident set of the process, with its runtime (VmHWM)",
+        **result,
+        # Of the processes that were measured, not of this one.
+        "environment": {
+            **environment(),
+            "onednn": artifact_cost.ENVIRONMENT["TF_ENABLE_ONEDNN_OPTS"],
+            "devices": ["/physical_device:CPU:0"],
+        },
+    }
+
+
+def artifact_table(reference: Sequence[str], measured: Mapping[str, Mapping]) -> str:
+    """Returns what `artifact_cost.compare` does as a Markdown table.
+
+    A runtime that was left out has no row. Start and memory are those with one thread.
+    """
+
+    def cell(text, ratio):
+        return "unknown" if ratio is None else f"{text} ({ratio:.2f})"
+
+    def latency(process):
+        times = process["latency_ms"]
+        return cell(
+            f"{times['p50']:.3f} / {times['p90']:.3f}", process["relative"]["latency"]
+        )
+
+    rows = [
+        (name, reader, row)
+        for name, readers in measured.items()
+        for reader, row in readers.items()
+        if row
+    ]
+    counts = list(rows[0][2]["threads"])
+    titles = ["format", "runtime", "size, kB", "import, s", "load, s"]
+    titles += [f"latency, ms, p50 / p90, threads: {count}" for count in counts]
+    titles += ["peak memory, MB", "same top class"]
+    lines = [
+        f"In brackets: relative to {' with '.join(reference)}.",
+        "",
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
+    ]
+    for name, reader, row in rows:
+        processes = list(row["threads"].values())
+        alone = processes[0]
+        size, memory = row["bytes"] or 0, alone["peak_memory"] or 0
+        cells = (
+            f"`{name}`",
+            reader,
+            cell(f"{size / 1e3:,.0f}", row["relative_bytes"]),
+            f"{alone['import_seconds']:.2f}",
+            cell(f"{alone['load_seconds']:.3f}", alone["relative"]["load"]),
+            *map(latency, processes),
+            cell(f"{memory / 1e6:,.0f}", alone["relative"]["peak_memory"]),
+            f"{min(each['agreement'] for each in processes):.0%}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SUBCOMMANDS: dict[str, Callable[[], dict]] = {
+    "step": step,
+    "methods": methods,
+    "artifacts": artifacts,
+}
 
 
 def main(argv: list[str]) -> None:
@@ -198,7 +293,9 @@ def main(argv: list[str]) -> None:
         return
     if name not in SUBCOMMANDS:
         raise unknown_name("subcommand", name, SUBCOMMANDS)
-    print(json.dumps({**SUBCOMMANDS[name](), "environment": environment()}))
+    result = SUBCOMMANDS[name]()
+    result.setdefault("environment", environment())
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -7,23 +7,13 @@ step of `afd_tf.train` with its metrics, after the preparation of methods that h
 on one batch again and again: the input pipeline has no part in it.
 """
 
-import contextlib
-import json
-import os
-import queue
-import re
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TextIO
 
 import tensorflow as tf
 
-from afd_tf import data, distill, models, runtime
+from afd_tf import data, distill, models, runtime, turns
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError
 from afd_tf.journal import say
@@ -40,25 +30,21 @@ _WARM_UP_STEPS = 2
 
 
 def serve() -> None:
-    """Trains the method that the flags describe, turn by turn, as stdin asks.
+    """Trains the method that the flags describe, turn by turn; see `turns.serve`.
 
-    On stdout is one JSON object a line. The first says what was built (`describe`), or
-    {"refused": ...} what was wrong with the flags. Each further one answers a line
-    {"steps": n} on stdin: {"seconds": ..., "peak_memory": ...}. When stdin is closed,
-    the process ends, whatever it is at.
+    A request {"steps": n} is answered by {"seconds": ..., "peak_memory": ...}.
     """
-    answers, requests = sys.stdout, _requests()
-    # Whatever else is printed is no answer.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            description, take_steps = prepare_from_flags()
-        except UserError as error:
-            _answer(answers, {"refused": str(error)})
-            return
-        _answer(answers, description)
-        while True:
-            seconds = take_steps(requests.get()["steps"])
-            _answer(answers, {"seconds": seconds, "peak_memory": peak_memory()})
+
+    def prepare():
+        description, take_steps = prepare_from_flags()
+
+        def answer(request):
+            seconds = take_steps(request["steps"])
+            return {"seconds": seconds, "peak_memory": peak_memory()}
+
+        return description, answer
+
+    turns.serve(prepare)
 
 
 def prepare_from_flags() -> tuple[dict, Callable[[int], float]]:
@@ -164,12 +150,7 @@ def peak_memory() -> int | None:
     """Returns the most bytes that this process has held; see `peak_memory_of`."""
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    # Not getrusage's ru_maxrss, which begins with the peak of the process that
-    # started this one.
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
+    return turns.resident_peak()
 
 
 def peak_memory_of() -> str:
@@ -179,109 +160,12 @@ def peak_memory_of() -> str:
     return "resident set of the process, Python and TensorFlow included (VmHWM)"
 
 
-def _requests() -> queue.SimpleQueue:
-    """Returns what arrives on stdin; at its end, the process ends at once.
-
-    That is how a worker learns that the process that started it is gone, even if that
-    one was killed: nobody then waits for the rest of a turn.
-    """
-    requests = queue.SimpleQueue()
-
-    def listen():
-        # Unbuffered: Python cannot end while a thread waits inside a buffer.
-        with open(0, "rb", buffering=0, closefd=False) as lines:
-            for line in lines:
-                requests.put(json.loads(line))
-        os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
-    return requests
-
-
-def _answer(answers: TextIO, values: Mapping) -> None:
-    print(json.dumps(values), file=answers, flush=True)
-
-
 def _numbers(variables: Sequence) -> int:
     each_once = {id(variable): variable for variable in variables}
     return sum(each.value.shape.num_elements() for each in each_once.values())
 
 
 # What the process does that starts the workers.
-
-
-class Worker:
-    """Another process at `serve`; what it says on stderr is said here as well.
-
-    It ends with the `with` block, or with this process, however that ends.
-
-    Args:
-      name: of its method.
-      command: that starts it.
-    """
-
-    def __init__(self, name: str, command: Sequence[str]):
-        self.name = name
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # Ctrl-C is for this process, which then ends the other: who of the two
-            # comes first would else decide what the user is told.
-            start_new_session=True,
-        )
-        self._last_line = ""
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        self._process.stdout.close()
-        self._process.stderr.close()
-        # What a dead worker has not read.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def answer(self) -> dict:
-        """Returns what the worker says next.
-
-        Raises:
-          UserError: it has ended instead.
-        """
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        code = self._process.wait()
-        self._reader.join()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise UserError(
-            f"the worker of {self.name} ended with {how}; the last that it said: "
-            f"{self._last_line or 'nothing'}"
-        )
-
-    def take_steps(self, steps: int) -> dict:
-        """Returns "seconds" and "peak_memory" of a turn.
-
-        Raises:
-          UserError: the worker has ended.
-        """
-        # A dead one shows in its answer.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
-            self._process.stdin.flush()
-        return self.answer()
-
-    def _pass_on(self) -> None:
-        for line in self._process.stderr:
-            sys.stderr.write(line)
-            self._last_line = line.strip() or self._last_line
 
 
 def compare(
@@ -307,7 +191,7 @@ def compare(
     """
 
     def worker_of(name):
-        return Worker(name, [*command, f"--method={name}"])
+        return turns.Worker(name, [*command, f"--method={name}"])
 
     results: dict[str, dict | None] = {}
     say(f"{BASELINE}, which takes turns with all: tracing and warming up.")
@@ -323,8 +207,11 @@ def compare(
                     say(f"{name} is left out: {description['refused']}")
                     results[name] = None
                     continue
-                turns = _take_turns(worker, baseline, rounds, steps)
-            results[name] = {**description, **_summarize(*turns, description, expected)}
+                answers = turns.in_turns([worker, baseline], rounds, {"steps": steps})
+            results[name] = {
+                **description,
+                **_summarize(*answers, description, expected),
+            }
             time_ratio = results[name]["relative"]["step_time"]
             say(
                 "{}: step time {median:.2f} ({min:.2f} to {max:.2f}) of {}'s.".format(
@@ -332,22 +219,6 @@ def compare(
                 )
             )
     return results
-
-
-def _take_turns(
-    worker: Worker, baseline: Worker, rounds: int, steps: int
-) -> tuple[list[dict], list[dict]]:
-    """Returns the answers of both, a round at a time."""
-    own: list[dict] = []
-    alone: list[dict] = []
-    for number in range(rounds):
-        order = [(worker, own), (baseline, alone)]
-        if number % 2:
-            # Who begins takes turns as well.
-            order.reverse()
-        for each, answers in order:
-            answers.append(each.take_steps(steps))
-    return own, alone
 
 
 def _summarize(

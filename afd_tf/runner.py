@@ -116,16 +116,25 @@ class Runner:
         return self.networks[self.chosen].logits(images)
 
 
+def artifact_from_flags() -> Path:
+    """Returns --artifact.
+
+    Raises:
+      UserError: it is not given.
+    """
+    if _ARTIFACT.value is None:
+        raise UserError("give what to run, e.g. --artifact=runs/digits.")
+    return Path(_ARTIFACT.value)
+
+
 def load_runner_from_flags() -> Runner:
     """Loads what --artifact names, with the --peer and the --checkpoint of a run.
 
     Raises:
       UserError: nothing is named; or see `load_runner`.
     """
-    if _ARTIFACT.value is None:
-        raise UserError("give what to run, e.g. --artifact=runs/digits.")
     return load_runner(
-        _ARTIFACT.value, peer=_PEER.value, checkpoint=checkpoint_from_flags()
+        artifact_from_flags(), peer=_PEER.value, checkpoint=checkpoint_from_flags()
     )
 
 

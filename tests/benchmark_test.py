@@ -23,6 +23,8 @@ DIGITS = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
         (["step", "methods"], {}, "'methods' is no flag"),
         (["methods"], {"methods": "dml,adf"}, "unknown method 'adf'. Did you mean"),
         (["step"], {"peers": "resnet8,wrn_10_1"}, "two CIFAR ResNets only"),
+        (["artifacts"], {}, "give what to run, e.g. --artifact="),
+        (["artifacts"], {"artifact": "none"}, "there is no artifact none"),
         (["methods"], {"peers": "resnt8"}, "unknown peer 'resnt8'. Did you mean"),
     ],
 )

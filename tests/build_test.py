@@ -12,15 +12,15 @@ ROOT = Path(__file__).absolute().parents[1]
 
 # Left to right: a file imports from its own place or from the left of it.
 LAYERS = (
-    ("__init__", "command_line", "errors", "runtime"),
+    ("__init__", "command_line", "errors", "runtime", "turns"),
     ("data",),
     ("models",),
     ("distill",),
     ("loop",),
     ("bare_loop", "checkpoint", "journal", "method_cost"),
-    ("runner",),
+    ("artifact_worker", "runner"),
     ("measurement", "teacher"),
-    ("analysis", "artifact", "saved_model", "tflite"),
+    ("analysis", "artifact", "artifact_cost", "saved_model", "tflite"),
 )
 # The right end: nobody imports one.
 MAINS = ("analyze", "benchmark", "evaluate", "export", "predict", "report", "train")

@@ -255,6 +255,67 @@ def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+# A batch whose first loss is not a number, whenever it comes.
+POISONED = """
+import sys
+import tensorflow as tf
+from afd_tf import data, train
+from afd_tf.command_line import run
+from afd_tf.distill.method import Method
+
+step = int(sys.argv.pop(1))
+digits = data.load("digits", validation_examples=100)
+batch = next(iter(digits.train_batches(
+    batch_size=32, seed=0, epochs=3, first_step=step)))
+poison = int(tf.reduce_sum(tf.cast(batch["image"], tf.int64)))
+train_step = Method.train_step
+
+
+def poisoned(self, batch):
+    metrics = train_step(self, batch)
+    bad = tf.reduce_sum(tf.cast(batch["image"], tf.int64)) == poison
+    metrics["peer_0/loss_logit"] += tf.where(bad, float("nan"), 0.0)
+    return metrics
+
+
+Method.train_step = poisoned
+run(train.main)
+"""
+
+
+def poisoned(run_dir, step, *more):
+    return subprocess.run(
+        [
+            *(sys.executable, "-c", POISONED, str(step), *FLAGS, "--method=dml"),
+            *(f"--run_dir={run_dir}", "--save_minutes=0", *more),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_batch_that_is_not_finite_is_passed_over(undisturbed, tmp_path):
+    steps = -(-(1437 - 100) // 32)
+    step = steps + 5  # of the second epoch
+    result = poisoned(tmp_path / "restored", step, "--on_nan=restore")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"step {step + 1}: peer_0/loss_logit is nan" in result.stderr
+    assert "passing over that batch" in result.stderr
+    (*_, last) = sorted((tmp_path / "restored" / "checkpoints").glob("step_*"))
+    state = json.loads((last / "state.json").read_text())
+    assert (state["step"], state["skipped"]) == (EPOCHS * steps, [step])
+    text = (tmp_path / "restored" / "metrics.jsonl").read_text()
+    assert all(
+        np.isfinite(value)
+        for line in text.splitlines()
+        for value in json.loads(line).values()
+    )
+    stopped = poisoned(tmp_path / "stopped", step)
+    assert stopped.returncode == 1
+    assert "The last good checkpoint is kept" in stopped.stderr
+
+
 def refused(*more, **values):
     settings = {"peers": "resnet8,resnet8", "dataset": "digits", **values}
     with flagsaver.as_parsed(**settings), pytest.raises(UserError) as error:

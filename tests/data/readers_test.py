@@ -70,6 +70,49 @@ def test_every_epoch_has_each_picture_once(count, batch_size, replicas, seed):
     ]
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    count=st.integers(6, 60),
+    batch_size=st.integers(4, 30),
+    layout=st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 1)]),
+    first_step=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_the_workers_together_have_the_batches_of_one(
+    count, batch_size, layout, first_step, seed
+):
+    workers, share = layout
+    replicas = workers * share
+    if (count % batch_size or batch_size) < replicas:
+        return
+    arguments = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "epochs": 2,
+        "first_step": first_step,
+    }
+    dataset = numbered(count)
+    whole = collect(dataset.train_batches(**arguments))
+    parts = [
+        collect(
+            dataset.train_batches(
+                **arguments,
+                replicas=replicas,
+                own=range(worker * share, (worker + 1) * share),
+            )
+        )
+        for worker in range(workers)
+    ]
+    for step, batch in enumerate(whole):
+        pieces = [
+            numbers_of(piece)
+            for part in parts
+            for piece in part[step * share : (step + 1) * share]
+        ]
+        np.testing.assert_array_equal(np.concatenate(pieces), numbers_of(batch))
+    assert {len(part) for part in parts} == {len(whole) * share}
+
+
 def test_orders_differ_between_epochs_and_seeds():
     dataset = numbered(64)
     first, second = (
