@@ -337,7 +337,9 @@ class Method(keras.Model):
         """Returns what `work` does, added up over the parts of the batch."""
         if self.accumulate == 1:
             return work(images, labels, global_batch)
-        size, parts = tf.shape(labels)[0], self.accumulate
+        size = tf.shape(labels)[0]
+        # A part without pictures has no statistics.
+        parts = tf.minimum(self.accumulate, size)
 
         def part(number):
             start, stop = number * size // parts, (number + 1) * size // parts

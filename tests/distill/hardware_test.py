@@ -45,15 +45,16 @@ def test_parts_of_a_batch_are_one_update(parts):
     assert_close(in_parts, whole)
 
 
-def test_a_batch_that_does_not_divide_counts_every_picture():
+@pytest.mark.parametrize("size", [7, 2])
+def test_a_batch_that_does_not_divide_counts_every_picture(size):
     method = tiny.compiled(
         MutualLearning(tiny.peers("resnet8", "resnet8"), accumulate=3)
     )
-    labels = tiny.batch(size=7)["label"]
+    labels = tiny.batch(size=size)["label"]
     seen = []
     losses = method.logit_losses
     method.logit_losses = lambda own, outputs: seen.append(own) or losses(own, outputs)
-    method.train_step(tiny.batch(size=7))
+    method.train_step(tiny.batch(size=size))
     np.testing.assert_array_equal(np.concatenate(seen), labels)
 
 
