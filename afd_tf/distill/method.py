@@ -11,7 +11,7 @@ from absl import flags
 from afd_tf.distill.optimizers import DECAY_MODES, Recipe, drops_from
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.models import Peer, PeerOutput
-from afd_tf.models.layers import batch_statistics
+from afd_tf.models.layers import training_mode
 
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 0.1, "First learning rate of the peers' SGD.", lower_bound=0
@@ -56,6 +56,12 @@ _ACCUMULATE = flags.DEFINE_integer(
     "Take the batch in this many parts, one after the other, for one update: less "
     "memory, the same gradient, but batch statistics of a part each.",
     lower_bound=1,
+)
+_REMAT = flags.DEFINE_bool(
+    "remat",
+    False,
+    "Keep only what enters each block, and compute the rest again for the gradient: "
+    "less memory, more time, the same numbers.",
 )
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile",
@@ -109,6 +115,7 @@ class Method(keras.Model):
       update_order: "simultaneous" or "sequential"; see `train_step`.
       accumulate: in how many parts, one after the other, a batch is taken.
       sync_batch_norm: whether batch statistics are those of all replicas.
+      remat: whether blocks are computed again for the gradient.
       jit_compile: whether XLA compiles forward and backward.
       **kwargs: of a Keras model.
 
@@ -125,6 +132,7 @@ class Method(keras.Model):
         update_order: str = "simultaneous",
         accumulate: int = 1,
         sync_batch_norm: bool = True,
+        remat: bool = False,
         jit_compile: bool = False,
         **kwargs,
     ):
@@ -139,6 +147,7 @@ class Method(keras.Model):
         self.update_order = update_order
         self.accumulate = accumulate
         self.sync_batch_norm = sync_batch_norm
+        self.remat = remat
         self.compiled_by_xla = jit_compile
         self.objectives: list[Objective] = []
         self.preparation_epochs = 0
@@ -366,7 +375,9 @@ class Method(keras.Model):
         taught = self.teacher_outputs(images)
         with (
             tf.GradientTape(persistent=True) as tape,
-            batch_statistics(frozen=frozen, local=not self.sync_batch_norm),
+            training_mode(
+                frozen=frozen, local=not self.sync_batch_norm, remat=self.remat
+            ),
         ):
             outputs = [*forward(images), *taught]
             losses, monitors = {}, {}
@@ -494,5 +505,6 @@ def settings_from_flags() -> dict:
         "update_order": _UPDATE_ORDER.value,
         "accumulate": _ACCUMULATE.value,
         "sync_batch_norm": _SYNC_BATCH_NORM.value,
+        "remat": _REMAT.value,
         "jit_compile": _JIT_COMPILE.value,
     }

@@ -11,12 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_STATISTICS = threading.local()
+_MODE = threading.local()
 
 
 @contextlib.contextmanager
-def batch_statistics(*, frozen: bool = False, local: bool = False) -> Iterator[None]:
-    """Says inside it how batch normalization gets its statistics in training.
+def training_mode(
+    *, frozen: bool = False, local: bool = False, remat: bool = False
+) -> Iterator[None]:
+    """Says inside it how layers work in training.
 
     The switches are per thread, because MirroredStrategy traces each replica in its
     own.
@@ -24,16 +26,22 @@ def batch_statistics(*, frozen: bool = False, local: bool = False) -> Iterator[N
     Args:
       frozen: leaves the moving statistics alone: for a second forward over a batch
         that has already been counted.
-      local: of each replica's part of the batch by itself; the moving statistics then
-        differ, until somebody averages them.
+      local: batch statistics of each replica's part of the batch by itself; the moving
+        statistics then differ, until somebody averages them.
+      remat: a `Stage` keeps what enters each of its layers, and computes what is inside
+        again for the gradient: less memory, more time.
     """
-    before = vars(_STATISTICS).copy()
-    _STATISTICS.frozen, _STATISTICS.local = frozen, local
+    before = vars(_MODE).copy()
+    vars(_MODE).update(frozen=frozen, local=local, remat=remat)
     try:
         yield
     finally:
-        vars(_STATISTICS).clear()
-        vars(_STATISTICS).update(before)
+        vars(_MODE).clear()
+        vars(_MODE).update(before)
+
+
+def _mode(switch: str) -> bool:
+    return getattr(_MODE, switch, False)
 
 
 def he_normal() -> keras.initializers.Initializer:
@@ -132,7 +140,7 @@ class BatchNormalization(keras.layers.Layer):
 
     On one replica it is TensorFlow's fused kernel. On several, the batch moments are
     summed over the replicas first, so that any number of replicas computes the same
-    as one (unless `batch_statistics` asks for local ones). The moving variance takes
+    as one (unless `training_mode` asks for local ones). The moving variance takes
     the unbiased batch variance, as in PyTorch and in the fused kernel; Keras' own layer
     takes the biased one and is not fused.
 
@@ -173,11 +181,11 @@ class BatchNormalization(keras.layers.Layer):
                 inputs, mean=self.moving_mean, variance=self.moving_variance
             ).y
         alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-        if alone or getattr(_STATISTICS, "local", False):
+        if alone or _mode("local"):
             output, mean, variance, *_ = self._fused(inputs, mean=[], variance=[])
         else:
             output, mean, variance = self._synchronized(inputs)
-        if not getattr(_STATISTICS, "frozen", False):
+        if not _mode("frozen"):
             self._move(self.moving_mean, mean)
             self._move(self.moving_variance, variance)
         return output
@@ -289,8 +297,25 @@ class Stage(Composite):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns what the last layer does."""
         for layer in self.layers:
-            inputs = layer(inputs, training=training)
+            if training and _mode("remat"):
+                inputs = _recomputed(layer, inputs)
+            else:
+                inputs = layer(inputs, training=training)
         return inputs
+
+
+def _recomputed(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """Runs a layer in training without keeping what its gradient will need."""
+    frozen, local = _mode("frozen"), _mode("local")
+    calls = []
+
+    def forward(values):
+        # The first forward has counted the batch.
+        with training_mode(frozen=frozen or bool(calls), local=local):
+            calls.append(None)
+            return layer(values, training=True)
+
+    return tf.recompute_grad(forward)(inputs)
 
 
 class Activation(Composite):

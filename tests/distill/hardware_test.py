@@ -72,6 +72,27 @@ def test_xla_computes_the_same():
         np.testing.assert_allclose(mine.numpy(), its.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_what_is_computed_again_is_the_same():
+    plain, again = afd(), afd(remat=True)
+    steps = [tf.function(each.train_step, autograph=False) for each in (plain, again)]
+    for seed in range(2):
+        expected, metrics = (step(tiny.batch(seed)) for step in steps)
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-4)
+    assert_close(again, plain)
+    # The batch statistics moved once a step.
+    for mine, its in zip(
+        again.non_trainable_variables, plain.non_trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(mine.numpy(), its.numpy(), rtol=1e-3, atol=1e-4)
+    # It is done at all: each block's convolutions stand in the graph once more.
+    counts = []
+    for step in steps:
+        graph = step.get_concrete_function(tiny.batch()).graph
+        counts.append(sum(o.type == "Conv2D" for o in graph.get_operations()))
+    assert counts[1] > counts[0]
+
+
 @pytest.fixture
 def precision(request):
     keras.mixed_precision.set_dtype_policy(request.param)

@@ -84,7 +84,10 @@ GENTLER = {
 CASES = [
     *(name + GENTLER.get(name, "") for name in distill.METHODS),
     "afd,afd_unpaired=true,logit_weight=0",
+    "afd,remat=true",
 ]
+# Other numbers than one replica's, as asked for.
+LOCAL = "dml,sync_batch_norm=false,jit_compile=true"
 
 
 def train_run(run_dir):
@@ -111,7 +114,16 @@ def one_and_two(tmp_path_factory):
     outputs = [str(directory / f"{replicas}.npz") for replicas in (1, 2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(replicas), output, teacher, *CASES],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                str(replicas),
+                output,
+                teacher,
+                *CASES,
+                LOCAL,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,7 +153,7 @@ def test_two_replicas_are_one(one_and_two, case):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=4.1e-4, err_msg=path)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, LOCAL])
 def test_two_epochs_teach_something(one_and_two, case):
     for said in one_and_two[0]:
         means = said[case]["means"]

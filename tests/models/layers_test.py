@@ -7,7 +7,7 @@ import tensorflow as tf
 from afd_tf.models.layers import (
     BatchNormalization,
     PixelNormalization,
-    batch_statistics,
+    training_mode,
 )
 
 VALUES = np.random.default_rng(0).normal(3.0, 2.0, (6, 4, 5, 3)).astype(np.float32)
@@ -56,7 +56,7 @@ def test_batch_normalization_infers_with_moving_statistics():
 def test_frozen_statistics_do_not_move():
     layer = BatchNormalization()
     layer.build(VALUES.shape)
-    with batch_statistics(frozen=True):
+    with training_mode(frozen=True):
         layer(VALUES, training=True)
     np.testing.assert_array_equal(layer.moving_mean.numpy(), np.zeros(3))
     layer(VALUES, training=True)
