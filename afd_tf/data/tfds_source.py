@@ -1,8 +1,9 @@
 """Reads the files of a data set that tensorflow-datasets (tfds) has prepared."""
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -190,11 +191,13 @@ class TfdsSource:
                 cycle_length=_PARALLEL_FILES,
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
-            ).shuffle(
-                _SHUFFLE_BUFFER,
-                seed=tf.bitwise.bitwise_xor(shuffle_seed[0], shuffle_seed[1]),
-                reshuffle_each_iteration=False,
             )
+            with _without_global_seed():
+                records = records.shuffle(
+                    _SHUFFLE_BUFFER,
+                    seed=tf.bitwise.bitwise_xor(shuffle_seed[0], shuffle_seed[1]),
+                    reshuffle_each_iteration=False,
+                )
         return records.map(_parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def decode(self, undecoded: tf.Tensor) -> tf.Tensor:
@@ -212,6 +215,21 @@ class TfdsSource:
         what = f"{self.name} (its first {_EXAMINED:,} pictures)"
         found = {tuple(size.tolist()) for size in sizes.as_numpy_iterator()}
         return pictures.common_size(found, what)
+
+
+@contextlib.contextmanager
+def _without_global_seed() -> Iterator[None]:
+    """Hides TensorFlow's global seed from the graph that is being built.
+
+    It would enter the order, and TensorFlow asks whether it and the order's own seed
+    are both 0, which a tensor cannot answer.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    seed, graph.seed = graph.seed, None
+    try:
+        yield
+    finally:
+        graph.seed = seed
 
 
 def _stamp(found: Mapping[str, Any]) -> list[Any]:
