@@ -71,13 +71,10 @@ def evaluation_function(
 ) -> Callable[[str], dict[str, float]]:
     """Returns a function that measures every peer and the ensemble on a split."""
 
-    def replica_hits(batch):
-        return method.count_hits(batch)
-
     @tf.function(autograph=False, reduce_retracing=True)
     def count(iterator, steps):
         def step(number, sums):
-            hits = strategy.run(replica_hits, (iterator.get_next(),))
+            hits = strategy.run(method.count_hits, (iterator.get_next(),))
             return number + 1, sums + strategy.reduce(
                 tf.distribute.ReduceOp.SUM, hits, axis=None
             )

@@ -53,13 +53,9 @@ class Workers:
         self.processes = [self.start(number) for number in (0, 1)]
 
     def start(self, number: int) -> subprocess.Popen:
-        config = {
-            "cluster": {"worker": [f"localhost:{port}" for port in self.ports]},
-            "task": {"type": "worker", "index": number},
-        }
         return subprocess.Popen(
             self.command,
-            env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            env=worker_environment(self.ports, number),
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
@@ -88,6 +84,15 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def worker_environment(ports: list[int], number: int) -> dict[str, str]:
+    """Returns the environment of one of the workers that listen on these ports."""
+    config = {
+        "cluster": {"worker": [f"localhost:{port}" for port in ports]},
+        "task": {"type": "worker", "index": number},
+    }
+    return {**os.environ, "TF_CONFIG": json.dumps(config)}
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.soak import free_ports
+from tests.soak import free_ports, worker_environment
 
 FLAGS = [
     "--dataset=digits",
@@ -22,13 +22,9 @@ FLAGS = [
 
 
 def start(run_dir, ports, number):
-    config = {
-        "cluster": {"worker": [f"localhost:{port}" for port in ports]},
-        "task": {"type": "worker", "index": number},
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}"],
-        env={**os.environ, "TF_CONFIG": json.dumps(config)},
+        env=worker_environment(ports, number),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -42,6 +42,7 @@ class Row(NamedTuple):
 
 
 _LABELS_ALONE = {"logit_weight": 0.0, "temperature": 4.0}
+_MOSTLY_THE_TEACHER = {"label_weight": 0.1, "logit_weight": 0.9, "temperature": 4.0}
 
 METHODS: dict[str, Row] = {
     "afd": Row(afd.from_flags, defaults={"topology": "cyclic"}),
@@ -59,12 +60,12 @@ METHODS: dict[str, Row] = {
     "kd": Row(
         kd.from_flags,
         offline=True,
-        defaults={"label_weight": 0.1, "logit_weight": 0.9, "temperature": 4.0},
+        defaults=_MOSTLY_THE_TEACHER,
     ),
     "ktan": Row(
         ktan.from_flags,
         offline=True,
-        defaults={"label_weight": 0.1, "logit_weight": 0.9, "temperature": 4.0},
+        defaults=_MOSTLY_THE_TEACHER,
     ),
     "meal": Row(
         meal.from_flags,
