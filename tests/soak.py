@@ -10,6 +10,7 @@ checkpoint's variables have to be those of the undisturbed run, bit for bit.
 """
 
 import argparse
+import collections
 import json
 import os
 import random
@@ -21,6 +22,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from afd_tf.journal import commit
 
 FAULTS = (
     "kill the chief",
@@ -170,6 +173,8 @@ def main() -> int:
         def say(text: str) -> None:
             print(f"[{time.time() - began:6.1f} s] {text}", file=report, flush=True)
 
+        say(f"python -m tests.soak {' '.join(sys.argv[1:])}, commit {commit()}")
+        say(f"two workers train with {' '.join(FLAGS)}")
         say(f"{arguments.epochs} epochs undisturbed")
         quiet = Workers(Path(directory) / "undisturbed", arguments.epochs, log)
         quiet.wait(3600)
@@ -178,22 +183,26 @@ def main() -> int:
         run_dir = home / "disturbed"
         shutil.rmtree(run_dir, ignore_errors=True)
         workers = Workers(run_dir, arguments.epochs, log)
-        done = 0
+        done, kinds = 0, collections.Counter()
         while done < arguments.faults:
             if workers.wait(generator.uniform(3, 25)):
                 break
             fault = generator.choice(FAULTS)
             what = disturb(fault, workers, generator, bool(arguments.small_disk))
-            done += not what.startswith("nothing")
+            if not what.startswith("nothing"):
+                done += 1
+                kinds[fault] += 1
             steps = sorted((run_dir / "checkpoints").glob("step_*[0-9]"))
             say(f"{done}: {what}; newest checkpoint {steps[-1].name if steps else '-'}")
         workers.wait(3600)
         workers.end()
         same = outcome(run_dir) == outcome(Path(directory) / "undisturbed")
+        say(f"{done} faults: {', '.join(f'{n} x {kind}' for kind, n in kinds.items())}")
         say(
-            f"{done} faults; the end is {'' if same else 'NOT '}that of the undisturbed"
+            f"files' sha256, metrics and summary are {'' if same else 'NOT '}those of "
+            "the undisturbed run"
         )
-    return 0 if same and done else 1
+    return 0 if same and done == arguments.faults else 1
 
 
 if __name__ == "__main__":
