@@ -80,6 +80,9 @@ class Checkpoints:
         with writing_to(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(work, ignore_errors=True)
+            # One is enough to see what happened, and many fill a disk.
+            for old in sorted(self.directory.glob(f"*{_DAMAGED}"))[:-1]:
+                shutil.rmtree(old)
             work.mkdir()
             self._trackable.write(str(work / "variables"))
             files = {path.name: _checksum(path) for path in sorted(work.iterdir())}
@@ -213,7 +216,10 @@ def _newest(directory: Path, kind: str = "step", mend: bool = False):
         if damaged:
             say(f"{path} is damaged ({', '.join(damaged)}): taking the one before it.")
             if mend:
-                path.rename(path.with_name(path.name + _DAMAGED))
+                aside = path.with_name(path.name + _DAMAGED)
+                # The same step was damaged before.
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
             continue
         if state.pop("format") != FORMAT:
             raise UserError(

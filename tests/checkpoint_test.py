@@ -99,6 +99,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert checkpoints.restore()["step"] == 2
 
 
+def test_damage_again_and_again_fills_no_disk(tmp_path):
+    checkpoints = Checkpoints(tmp_path, build())
+    save(checkpoints, 1)
+    # The same step twice: it was reached again.
+    for step in (2, 2, 3, 4):
+        (newest,) = save(checkpoints, step)
+        (newest / "state.json").write_text("{")
+        assert checkpoints.restore()["step"] == 1
+    save(checkpoints, 5)
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == [
+        "step_000000001",
+        "step_000000004.damaged",
+        "step_000000005",
+    ]
+
+
 def test_no_whole_checkpoint_is_an_error_not_a_new_start(tmp_path):
     checkpoints = Checkpoints(tmp_path, build())
     (only,) = save(checkpoints, 1)
