@@ -4,6 +4,10 @@
         --data_dir=DIR
     python -m afd_tf.benchmark methods --peers=resnet20,resnet20 --dataset=cifar100 \
         --data_dir=DIR [--methods=afd,dml]
+    python -m afd_tf.benchmark settings --method=afd --peers=resnet20,resnet20 \
+        --dataset=cifar100 --data_dir=DIR [--settings=deterministic,accumulate=4]
+    python -m afd_tf.benchmark communication --peers=resnet20,resnet20 \
+        --dataset=cifar100 --data_dir=DIR [--methods=afd,dml]
     python -m afd_tf.benchmark artifacts --artifact=savedmodels/x/1
 
 `step`, also without its name: the step of `afd_tf.train`, with its input pipeline and
@@ -14,6 +18,13 @@ pipeline runs alone.
 `methods`: what each method costs beside the same peers trained alone (`independent`):
 sizes, time of a step on one fixed batch, peak memory. Of an offline method, the last of
 --peers is the frozen teacher. A Markdown table goes to stderr.
+
+`settings`: likewise what flags cost that leave the method as it is, beside the same
+command without them.
+
+`communication`: what two workers on this machine tell each other in a step of each
+method: how many sums, how many bytes by count, and how many on the wire. Nothing else
+should use the loopback interface meanwhile. A Markdown table goes to stderr.
 
 `artifacts`: what each format of --artifact costs who runs it, one picture at a time on
 the CPU: bytes, start, latency, memory; with OpenVINO and with ONNX Runtime as well
@@ -37,6 +48,7 @@ from absl import flags  # noqa: E402
 
 from afd_tf import (  # noqa: E402
     artifact_cost,
+    communication,
     data,
     distill,
     method_cost,
@@ -57,13 +69,30 @@ _STEPS = flags.DEFINE_integer(
     "Training steps a turn (default: 10); of `artifacts`, pictures (default: 100).",
     lower_bound=1,
 )
-_METHODS = flags.DEFINE_list("methods", [], "What `methods` measures; default: all.")
+_METHODS = flags.DEFINE_list(
+    "methods", [], "What `methods` and `communication` measure; default: all."
+)
+_SETTINGS = flags.DEFINE_list(
+    "settings",
+    [
+        "deterministic",
+        "precision=mixed_bfloat16",
+        "precision=mixed_float16",
+        "jit_compile",
+        "remat",
+        "accumulate=2",
+        "update_order=sequential",
+    ],
+    "What `settings` measures: flags without their dashes; `plain` is none.",
+)
 
 _TRAINING_STEPS = 10
 _PICTURES = 100
 _INPUT_SECONDS = 3.0
 
-# How `methods` starts this main for each method: no subcommand for users.
+_BASELINE = "independent"
+_PLAIN = "plain"
+# How this main is started for each method: no subcommand for users.
 _WORKER = "worker"
 
 
@@ -139,39 +168,87 @@ def input_rate(dataset: data.Dataset, batch_size: int) -> float:
 
 def methods() -> dict:
     """Measures what each method costs beside the baseline."""
-    names = _METHODS.value or list(distill.METHODS)
-    for name in names:
-        if name not in distill.METHODS:
-            raise unknown_name("method", name, distill.METHODS)
-    # Not the others, which would stand against a method's own defaults.
-    given = {
-        name: text
-        for name, text in resolved_flags().items()
-        if not flags.FLAGS[name].using_default_value
-    }
-    worker = [sys.executable, "-m", "afd_tf.benchmark", _WORKER]
-    worker += [f"--{name}={text}" for name, text in given.items()]
+    return _costs(
+        _chosen_methods(), _BASELINE, lambda name: [*_worker(), f"--method={name}"]
+    )
+
+
+def settings() -> dict:
+    """Measures what flags cost that leave the method as it is."""
+
+    def command(name):
+        return _worker() if name == _PLAIN else [*_worker(), f"--{name}"]
+
+    return _costs(_SETTINGS.value, _PLAIN, command)
+
+
+def _costs(
+    names: Sequence[str], baseline: str, command: Callable[[str], Sequence[str]]
+) -> dict:
     steps = _STEPS.value or _TRAINING_STEPS
-    measured = method_cost.compare(names, worker, _ROUNDS.value, steps)
-    say(method_table(measured))
+    measured = method_cost.compare(names, baseline, command, _ROUNDS.value, steps)
+    say(cost_table(measured, baseline))
     return {
         "rounds": _ROUNDS.value,
         "steps": steps,
-        # Where things lie is the machine's business.
-        "flags": {
-            name: text
-            for name, text in given.items()
-            if name not in ("cache_dir", "data_dir")
-        },
+        "flags": _what_was_given(),
         "peak_memory_of": method_cost.peak_memory_of(),
+        "baseline": baseline,
+        "methods" if baseline == _BASELINE else "settings": measured,
+    }
+
+
+def communicate() -> dict:
+    """Measures what workers tell each other in a step of each method."""
+    steps = _STEPS.value or _TRAINING_STEPS
+    measured = communication.compare(
+        _chosen_methods(),
+        lambda name: [*_worker(), f"--method={name}"],
+        _ROUNDS.value,
+        steps,
+    )
+    say(exchange_table(measured))
+    return {
+        "rounds": _ROUNDS.value,
+        "steps": steps,
+        "flags": _what_was_given(),
         "methods": measured,
     }
 
 
-def method_table(measured: Mapping[str, Mapping | None]) -> str:
+def _chosen_methods() -> list[str]:
+    names = _METHODS.value or list(distill.METHODS)
+    for name in names:
+        if name not in distill.METHODS:
+            raise unknown_name("method", name, distill.METHODS)
+    return names
+
+
+def _given() -> dict[str, str]:
+    """The flags of the command line; the others would stand against own defaults."""
+    return {
+        name: text
+        for name, text in resolved_flags().items()
+        if not flags.FLAGS[name].using_default_value
+    }
+
+
+def _worker() -> list[str]:
+    """What starts a worker with the flags of this command."""
+    command = [sys.executable, "-m", "afd_tf.benchmark", _WORKER]
+    return command + [f"--{name}={text}" for name, text in _given().items()]
+
+
+def _what_was_given() -> dict[str, str]:
+    # Where things lie is the machine's business.
+    places = ("cache_dir", "data_dir")
+    return {name: text for name, text in _given().items() if name not in places}
+
+
+def cost_table(measured: Mapping[str, Mapping | None], baseline: str) -> str:
     """Returns what `method_cost.compare` does as a Markdown table.
 
-    A method that refused the flags has no row.
+    What refused the flags has no row.
     """
 
     def size(method, name, unit, symbol):
@@ -181,9 +258,10 @@ def method_table(measured: Mapping[str, Mapping | None]) -> str:
         return f"{method[name] / unit:,.2f} {symbol} ({relative:.2f})"
 
     lines = [
-        f"In brackets: relative to {method_cost.BASELINE}; of the step time, all is.",
+        f"In brackets: relative to {baseline}; of the step time, all is.",
         "",
-        "| method | students | frozen teachers | trained parameters "
+        f"| {'method' if baseline == _BASELINE else 'flag'} | students "
+        "| frozen teachers | trained parameters "
         "| weights in memory | multiply-adds | step time, median (least, greatest) "
         "| peak memory |",
         "|---|---|---|---|---|---|---|---|",
@@ -204,6 +282,31 @@ def method_table(measured: Mapping[str, Mapping | None]) -> str:
             size(method, "peak_memory", 1e9, "GB"),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def exchange_table(measured: Mapping[str, Mapping | None]) -> str:
+    """Returns what `communication.compare` does as a Markdown table."""
+    lines = [
+        "MB a step; all-reduced: by each worker; on the wire: by both together.",
+        "",
+        "| method | all-reduces | gradients | batch normalization | all-reduced "
+        "| on the wire, of a ring | on the wire, measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in measured.items():
+        if row is None:
+            continue
+        statistics = row["bytes"] - row["gradient_bytes"] - row["metric_bytes"]
+        sizes = (
+            row["gradient_bytes"],
+            statistics,
+            row["bytes"],
+            row["expected_wire_bytes"],
+            row["wire_bytes"],
+        )
+        shown = ("unknown" if x is None else f"{x / 1e6:.3f}" for x in sizes)
+        lines.append(f"| `{name}` | {row['all_reduces']} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -280,6 +383,8 @@ def artifact_table(reference: Sequence[str], measured: Mapping[str, Mapping]) ->
 SUBCOMMANDS: dict[str, Callable[[], dict]] = {
     "step": step,
     "methods": methods,
+    "settings": settings,
+    "communication": communicate,
     "artifacts": artifacts,
 }
 

@@ -1,10 +1,11 @@
-"""What each method costs, beside peers that train alone: sizes, step time, memory.
+"""What a training step costs beside another one: sizes, time, memory.
 
-Each method is built and trained in a process of its own, so that the peak of the
-memory is its own and the defaults of its flags are nobody else's. `serve` is that
-process; `compare` lets it take turns with one of `independent`. What is measured is the
-step of `afd_tf.train` with its metrics, after the preparation of methods that have one,
-on one batch again and again: the input pipeline has no part in it.
+Each method, or the same one with other flags, is built and trained in a process of its
+own, so that the peak of the memory is its own and the defaults of its flags are nobody
+else's. `serve` is that process; `compare` lets it take turns with a baseline, as peers
+that train alone. What is measured is the step of `afd_tf.train` with its metrics, after
+the preparation of methods that have one, on one batch again and again: the input
+pipeline has no part in it.
 """
 
 import statistics
@@ -13,14 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from afd_tf import data, distill, models, runtime, turns
+from afd_tf import communication, data, distill, models, runtime, turns
 from afd_tf.data import DatasetInfo
 from afd_tf.errors import UserError
 from afd_tf.journal import say
-from afd_tf.loop import training_function
+from afd_tf.loop import distribute, training_function
 from afd_tf.models import PeerOutput
-
-BASELINE = "independent"
 
 # The first traces, the second runs as all others do.
 _WARM_UP_STEPS = 2
@@ -50,8 +49,9 @@ def serve() -> None:
 def prepare_from_flags() -> tuple[dict, Callable[[int], float]]:
     """Returns `describe`, and a function that takes steps and returns their seconds.
 
-    That function raises a `UserError` if a loss or a gradient is not finite, which ends
-    a turn early.
+    On several workers, the description has "exchange" as well, see
+    `communication.describe`, and all of them have to take the same steps. The function
+    raises a `UserError` if a loss or a gradient is not finite, which ends a turn early.
 
     Raises:
       UserError: flags that do not fit.
@@ -59,14 +59,23 @@ def prepare_from_flags() -> tuple[dict, Callable[[int], float]]:
     for device in tf.config.list_physical_devices("GPU"):
         # Two workers share it, and each would take all that it has.
         tf.config.experimental.set_memory_growth(device, True)
-    strategy = tf.distribute.get_strategy()
+    strategy = runtime.strategy_from_flags()
+    runtime.precision_from_flags()
     batch_size = runtime.batch_size_from_flags(strategy)
     seed = runtime.seed_from_flags()
     dataset = data.from_flags()
-    method = build_from_flags(dataset.info, dataset.steps_per_epoch(batch_size))
-    batches = dataset.train_batches(batch_size=batch_size, seed=seed, epochs=1)
-    iterator = iter(tf.data.Dataset.from_tensors(next(iter(batches))).repeat())
-    train = training_function(method, strategy, iterator, [])
+    with strategy.scope():
+        method = build_from_flags(dataset.info, dataset.steps_per_epoch(batch_size))
+
+    def one_batch(**part):
+        batches = dataset.train_batches(
+            batch_size=batch_size, seed=seed, epochs=1, **part
+        )
+        return batches.take(len(part.get("own", [0]))).cache().repeat()
+
+    iterator = iter(distribute(strategy, one_batch))
+    names: list[str] = []
+    train = training_function(method, strategy, iterator, names)
 
     def take_steps(steps):
         began = time.perf_counter()
@@ -83,7 +92,10 @@ def prepare_from_flags() -> tuple[dict, Callable[[int], float]]:
         return seconds
 
     take_steps(_WARM_UP_STEPS)
-    return describe(method, dataset.info.image_shape), take_steps
+    description = describe(method, dataset.info.image_shape)
+    if runtime.Crew(strategy).workers > 1:
+        description["exchange"] = communication.describe(method, names, train.graph)
+    return description, take_steps
 
 
 def build_from_flags(info: DatasetInfo, steps_per_epoch: int) -> distill.Method:
@@ -169,19 +181,24 @@ def _numbers(variables: Sequence) -> int:
 
 
 def compare(
-    names: Sequence[str], command: Sequence[str], rounds: int, steps: int
+    names: Sequence[str],
+    baseline_name: str,
+    command: Callable[[str], Sequence[str]],
+    rounds: int,
+    steps: int,
 ) -> dict[str, dict | None]:
-    """Measures methods, each in turns with the baseline.
+    """Measures methods or settings, each in turns with the baseline.
 
     Args:
-      names: of the methods. The baseline among them is measured against itself, which
-        shows how exact the figures are.
-      command: starts a worker once --method is added.
+      names: of what is measured. The baseline among them is measured against itself,
+        which shows how exact the figures are.
+      baseline_name: likewise.
+      command: returns what starts the worker of a name.
       rounds: turns of each side.
       steps: of a turn.
 
     Returns:
-      by name None for a method that refuses the flags, else `describe` with "seconds"
+      by name None for what refuses the flags, else `describe` with "seconds"
       and "baseline_seconds" of all turns, "peak_memory", and "relative", the ratios
       to the baseline; of the step time, "median", "min" and "max" of the ratios
       within a round.
@@ -191,11 +208,11 @@ def compare(
     """
 
     def worker_of(name):
-        return turns.Worker(name, [*command, f"--method={name}"])
+        return turns.Worker(name, command(name))
 
     results: dict[str, dict | None] = {}
-    say(f"{BASELINE}, which takes turns with all: tracing and warming up.")
-    with worker_of(BASELINE) as baseline:
+    say(f"{baseline_name}, which takes turns with all: tracing and warming up.")
+    with worker_of(baseline_name) as baseline:
         expected = baseline.answer()
         if "refused" in expected:
             raise UserError(expected["refused"])
@@ -215,7 +232,7 @@ def compare(
             time_ratio = results[name]["relative"]["step_time"]
             say(
                 "{}: step time {median:.2f} ({min:.2f} to {max:.2f}) of {}'s.".format(
-                    name, BASELINE, **time_ratio
+                    name, baseline_name, **time_ratio
                 )
             )
     return results

@@ -149,16 +149,20 @@ class Worker:
             f"{self._last_line or 'nothing'}"
         )
 
+    def send(self, request: Mapping) -> None:
+        """Sends a request, to which `answer` is the next."""
+        # A dead one shows in its answer.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+
     def ask(self, request: Mapping) -> dict:
         """Returns the answer to a request.
 
         Raises:
           UserError: the worker has ended.
         """
-        # A dead one shows in its answer.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+        self.send(request)
         return self.answer()
 
     def _pass_on(self) -> None:

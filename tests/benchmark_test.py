@@ -1,13 +1,15 @@
 """The subcommands, end to end."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from afd_tf import benchmark
+from afd_tf import benchmark, data
 from afd_tf.errors import UserError
+from afd_tf.models import build_peer
 
 DIGITS = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
 
@@ -83,6 +85,53 @@ def test_methods_are_measured_in_processes_of_their_own(capfd):
     assert "`one`" not in captured.err
 
 
+def test_settings_are_measured_beside_the_same_command_without_them(capfd):
+    settings = {**DIGITS, "method": "dml", "settings": "plain,accumulate=2"}
+    with flagsaver.as_parsed(**settings, rounds="1", steps="1"):
+        benchmark.main(["benchmark", "settings"])
+    captured = capfd.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    assert result["baseline"] == "plain"
+    assert list(result["settings"]) == ["plain", "accumulate=2"]
+    for row in result["settings"].values():
+        assert row["relative"]["trained_parameters"] == 1.0
+        ratio = row["seconds"][0] / row["baseline_seconds"][0]
+        assert row["relative"]["step_time"]["median"] == pytest.approx(ratio, 0.05)
+    assert "| `accumulate=2` | resnet8, resnet8 | " in captured.err
+
+
+def test_what_workers_tell_each_other_is_what_the_formula_says(capfd):
+    with flagsaver.as_parsed(**DIGITS, methods="afd,kd", rounds="1", steps="2"):
+        benchmark.main(["benchmark", "communication"])
+    captured = capfd.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    peer = build_peer("resnet8", data.load("digits").info)
+    weights = sum(math.prod(each.shape) for each in peer.trainable_variables)
+    body = sum(math.prod(each.shape) for each in peer.feature_variables)
+    channels = [
+        each.shape[0] for each in peer.trainable_variables if each.name == "gamma"
+    ]
+    statistics = sum(2 * each + 1 for each in channels)
+    discriminator = 9 * 64 * 64 + 2 * 64 + 64 + 1
+    # Forward and, for each loss that goes back through them, backward: L_logit and L_G
+    # through the peer; L_D twice, real and fake, and L_G through the discriminator.
+    afd = 2 * (3 * statistics + (2 + 3) * (2 * 64 + 1))
+    for name, gradients, normalization, metrics in (
+        ("afd", 2 * (weights + body + discriminator), afd, 24),
+        ("kd", weights, 2 * statistics, 6),
+    ):
+        row = result["methods"][name]
+        assert row["gradient_bytes"] == 4 * gradients
+        assert row["metric_bytes"] == 4 * (metrics + 1)
+        assert row["bytes"] == 4 * (gradients + normalization + metrics + 1)
+        assert row["expected_wire_bytes"] == 2 * row["bytes"]
+        # Other processes may use the loopback interface as well.
+        assert row["wire_bytes"] > row["expected_wire_bytes"]
+    # A batch normalization's sum waits for the one before it.
+    assert result["methods"]["kd"]["all_reduces"] > 2 * len(channels)
+    assert "| `afd` | 67 | " in captured.err
+
+
 def test_the_table_of_methods():
     measured = {
         "afd": {
@@ -102,11 +151,13 @@ def test_the_table_of_methods():
         },
         "one": None,
     }
-    *_, rule, row = benchmark.method_table(measured).splitlines()
+    *_, rule, row = benchmark.cost_table(measured, "independent").splitlines()
     assert row == (
         "| `afd` | a, b |  | 1.25 M (1.25) | 1.50 M (1.50) | 4.00 M (1.00) "
         "| 1.10 (1.06, 1.20) | 2.00 GB (1.33) |"
     )
     assert rule.count("|") == row.count("|")
     measured["afd"]["relative"]["peak_memory"] = None
-    assert benchmark.method_table(measured).endswith("(1.06, 1.20) | unknown |")
+    assert benchmark.cost_table(measured, "independent").endswith(
+        "(1.06, 1.20) | unknown |"
+    )

@@ -17,7 +17,7 @@ LAYERS = (
     ("models",),
     ("distill",),
     ("loop",),
-    ("bare_loop", "checkpoint", "journal", "method_cost"),
+    ("bare_loop", "checkpoint", "communication", "journal", "method_cost"),
     ("artifact_worker", "runner"),
     ("measurement", "teacher"),
     ("analysis", "artifact", "artifact_cost", "saved_model", "tflite"),

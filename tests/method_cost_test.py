@@ -95,9 +95,11 @@ def running(folder: Path) -> list[str]:
     )
 
 
-def compare(*names, rounds=3, steps=2):
-    command = [sys.executable, "-c", FAKE]
-    return method_cost.compare(names, command, rounds, steps)
+def compare(*names, baseline="independent", rounds=3, steps=2):
+    def command(name):
+        return [sys.executable, "-c", FAKE, f"--method={name}"]
+
+    return method_cost.compare(names, baseline, command, rounds, steps)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -202,10 +204,9 @@ def test_a_dead_worker_is_told_with_its_last_line(fakes, monkeypatch, deed, mess
     assert running(fakes) == []
 
 
-def test_a_baseline_that_refuses_is_a_mistake(fakes, monkeypatch):
-    monkeypatch.setattr(method_cost, "BASELINE", "kd")
+def test_a_baseline_that_refuses_is_a_mistake(fakes):
     with pytest.raises(UserError, match=r"^no kd today$"):
-        compare("dml")
+        compare("dml", baseline="kd")
     assert running(fakes) == []
 
 
@@ -220,8 +221,9 @@ def test_no_worker_is_left_after_an_interrupt(fakes, monkeypatch):
 
 def test_no_worker_is_left_when_its_starter_is_killed(fakes):
     script = (
-        "import sys; from afd_tf import method_cost; "
-        "method_cost.compare(['alignment'], [sys.executable, '-c', sys.argv[1]], 9, 1)"
+        "import sys; from afd_tf import method_cost; method_cost.compare("
+        "['alignment'], 'independent', lambda name: "
+        "[sys.executable, '-c', sys.argv[1], f'--method={name}'], 9, 1)"
     )
     code = subprocess.run(
         [sys.executable, "-c", script, FAKE],

@@ -172,8 +172,8 @@ class AdversarialFeatureDistillation(LogitDistillation):
             maps = [tf.gather(*pair) for pair in zip(maps, rows, strict=True)]
         values, monitors = {}, {}
         for number, discriminator in enumerate(self.discriminators):
-            # One call serves both losses: L_D moves D_k alone, so the way back into
-            # the own map, which only L_G takes, need not be stopped.
+            # One call serves both losses: L_D moves D_k alone, L_G alone goes back into
+            # the own map.
             fake = discriminator(maps[number], training=True)
             own = scales[number]
             parts, right, others = [own * losses.least_squares(fake, 0.0)], [], []

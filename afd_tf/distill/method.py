@@ -371,14 +371,23 @@ class Method(keras.Model):
         The gradients are those of this replica's part of the losses, scaled where the
         objective's optimizer scales its loss.
         """
-        # Outside the tape, which would keep their activations.
+        # Outside the tapes, which would keep their activations.
         taught = self.teacher_outputs(images)
         with (
             tf.GradientTape(persistent=True) as tape,
+            # Knows no peer: else a discriminator's gradient would come with the way
+            # back through them, whose exchanges between replicas nobody leaves out.
+            tf.GradientTape(
+                persistent=True, watch_accessed_variables=False
+            ) as tape_elsewhere,
             training_mode(
                 frozen=frozen, local=not self.sync_batch_norm, remat=self.remat
             ),
         ):
+            elsewhere = self._elsewhere()
+            tape_elsewhere.watch(
+                [v.value for each in elsewhere for v in each.variables]
+            )
             outputs = [*forward(images), *taught]
             losses, monitors = {}, {}
             for part in parts:
@@ -391,7 +400,8 @@ class Method(keras.Model):
                 continue
             values = losses[each.name]
             weight = each.optimizer.loss_scale / global_batch
-            gradients[each.name] = tape.gradient(
+            own_tape = tape_elsewhere if each in elsewhere else tape
+            gradients[each.name] = own_tape.gradient(
                 values,
                 [variable.value for variable in each.variables],
                 output_gradients=tf.ones_like(values) * weight,
@@ -400,6 +410,15 @@ class Method(keras.Model):
             sums[f"{peer}/loss_{loss}"] = tf.reduce_sum(values)
         sums |= {name: tf.reduce_sum(values) for name, values in monitors.items()}
         return gradients, sums
+
+    def _elsewhere(self) -> list[Objective]:
+        """Returns the objectives that move nothing of a peer."""
+        of_peers = {id(each) for peer in self.peers for each in peer.variables}
+        return [
+            objective
+            for objective in self.objectives
+            if of_peers.isdisjoint(map(id, objective.variables))
+        ]
 
     def _apply(self, gradients) -> dict[str, tf.Tensor]:
         """Applies each objective's gradients with its own optimizer."""
