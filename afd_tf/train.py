@@ -135,6 +135,8 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
         journal.begin(dataset.info)
         journal.forget_after(state["step"] // steps_per_epoch)
         describe(method, dataset, strategy, state, run_dir)
+        describe_learning_rates(method, batch_size)
+    state["replicas"] = strategy.num_replicas_in_sync
     built = time.time()
 
     def batches():
@@ -193,7 +195,7 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
                         save(checkpoints, state, crew)
                         saved = time.time()
             except NotFiniteError as error:
-                state = state_before(error, state, checkpoints)
+                state = state_before(error, state, checkpoints, crew)
                 iterator = batches()
                 continue
 
@@ -256,7 +258,9 @@ def save(checkpoints, state: dict, crew: runtime.Crew, best: bool = False) -> No
         checkpoints.save(state, best=best)
 
 
-def state_before(error: NotFiniteError, state: dict, checkpoints) -> dict:
+def state_before(
+    error: NotFiniteError, state: dict, checkpoints: Checkpoints, crew: runtime.Crew
+) -> dict:
     """Goes back to the last checkpoint, from where the step of `error` is left out.
 
     Raises:
@@ -265,7 +269,7 @@ def state_before(error: NotFiniteError, state: dict, checkpoints) -> dict:
     skipped = [*state["skipped"], error.step]
     if _ON_NAN.value == "stop" or len(skipped) > _MAX_RESTORES.value:
         raise error
-    before = checkpoints.restore()
+    before = checkpoints.restore(mend=crew.is_chief)
     if before is None:
         raise error
     say(f"{error} Going back to step {before['step']} and passing over that batch.")
@@ -290,12 +294,31 @@ def describe(method, dataset, strategy, state, run_dir) -> None:
     )
     peers = ", ".join(f"{peer.name} ({peer.parameters:,})" for peer in method.peers)
     taught = ", ".join(teacher.name for teacher in method.frozen_teachers)
+    replicas = strategy.num_replicas_in_sync
     say(
         f"{type(method).__name__}: {peers}{taught and f', taught by {taught}'} on "
-        f"{strategy.num_replicas_in_sync} replica(s)."
+        f"{replicas} replica(s)."
     )
     if state["step"]:
-        say(f"continuing {run_dir} after step {state['step']}.")
+        before = state.get("replicas", replicas)
+        changed = (
+            f", of {before} replica(s), on {replicas}" if before != replicas else ""
+        )
+        say(f"continuing {run_dir} after step {state['step']}{changed}.")
+
+
+def describe_learning_rates(method, batch_size: int) -> None:
+    """Says which learning rates are used at this step, and that they are not scaled."""
+    # By the loss; the same for all peers.
+    rates = {
+        each.name.partition("/")[2]: f"{float(each.optimizer.learning_rate):g}"
+        for each in method.objectives
+    }
+    say(
+        f"a batch is {batch_size} pictures, over all replicas; learning rates are for "
+        "the whole batch and are never scaled: "
+        f"{', '.join(f'{loss} {rate}' for loss, rate in rates.items())}."
+    )
 
 
 def announce_first_step(imported: float, loaded: float, built: float) -> None:

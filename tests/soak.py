@@ -5,8 +5,10 @@
 An undisturbed run on digits comes first. Then the same run is disturbed: `kill -9` and
 SIGTERM of chief or worker, a full disk (if the directory given with --small_disk is a
 small file system, as a tmpfs), a damaged newest checkpoint. What ended is started
-again, as a cluster's manager does. At the end, metrics, summary and the last
-checkpoint's variables have to be those of the undisturbed run, bit for bit.
+again, as a cluster's manager does. Every other fault waits until the run has come
+further, so that start-up is not all that is disturbed. At the end, metrics, summary
+and the last checkpoint's variables have to be those of the undisturbed run, bit for
+bit.
 """
 
 import argparse
@@ -16,13 +18,13 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from afd_tf.communication import free_addresses, tf_config
 from afd_tf.journal import commit
 
 FAULTS = (
@@ -52,13 +54,13 @@ class Workers:
             *(sys.executable, "-m", "afd_tf.train", *FLAGS),
             *(f"--epochs={epochs}", f"--run_dir={run_dir}"),
         ]
-        self.ports = free_ports(2)
+        self.addresses = free_addresses(2)
         self.processes = [self.start(number) for number in (0, 1)]
 
     def start(self, number: int) -> subprocess.Popen:
         return subprocess.Popen(
             self.command,
-            env=worker_environment(self.ports, number),
+            env={**os.environ, **tf_config(self.addresses, number)},
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
@@ -71,6 +73,12 @@ class Workers:
         for number, process in enumerate(self.processes):
             if process.poll() is not None and not self.done:
                 self.processes[number] = self.start(number)
+
+    @property
+    def newest(self) -> str:
+        """The name of the newest checkpoint."""
+        found = sorted((self.run_dir / "checkpoints").glob("step_*[0-9]"))
+        return found[-1].name if found else ""
 
     def wait(self, seconds: float) -> bool:
         """Waits, and starts again what ends; returns whether the run has ended."""
@@ -87,25 +95,6 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def worker_environment(ports: list[int], number: int) -> dict[str, str]:
-    """Returns the environment of one of the workers that listen on these ports."""
-    config = {
-        "cluster": {"worker": [f"localhost:{port}" for port in ports]},
-        "task": {"type": "worker", "index": number},
-    }
-    return {**os.environ, "TF_CONFIG": json.dumps(config)}
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def disturb(fault: str, workers: Workers, generator: random.Random, small: bool) -> str:
@@ -185,15 +174,17 @@ def main() -> int:
         workers = Workers(run_dir, arguments.epochs, log)
         done, kinds = 0, collections.Counter()
         while done < arguments.faults:
+            before = workers.newest
             if workers.wait(generator.uniform(3, 25)):
                 break
+            while done % 2 and workers.newest <= before and not workers.done:
+                workers.wait(1)
             fault = generator.choice(FAULTS)
             what = disturb(fault, workers, generator, bool(arguments.small_disk))
             if not what.startswith("nothing"):
                 done += 1
                 kinds[fault] += 1
-            steps = sorted((run_dir / "checkpoints").glob("step_*[0-9]"))
-            say(f"{done}: {what}; newest checkpoint {steps[-1].name if steps else '-'}")
+            say(f"{done}: {what}; newest checkpoint {workers.newest}")
         workers.wait(3600)
         workers.end()
         same = outcome(run_dir) == outcome(Path(directory) / "undisturbed")

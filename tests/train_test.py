@@ -148,6 +148,13 @@ def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
     assert read_flags(again) == read_flags(run_dir)
 
 
+def test_deterministic_runs_are_equal_bit_for_bit(tmp_path):
+    flags = ("--deterministic", "--epochs=1", "--precision=mixed_bfloat16")
+    for name in ("one", "other"):
+        finish(tmp_path / name, *flags)
+    assert outcome(tmp_path / "one") == outcome(tmp_path / "other")
+
+
 def test_stopped_by_signals_and_continued_ends_where_it_would_have(
     undisturbed, tmp_path
 ):

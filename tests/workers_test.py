@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.soak import free_ports, worker_environment
+from afd_tf.communication import free_addresses, tf_config
 
 FLAGS = [
     "--dataset=digits",
@@ -21,10 +22,10 @@ FLAGS = [
 ]
 
 
-def start(run_dir, ports, number):
+def start(run_dir, addresses, number):
     return subprocess.Popen(
         [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}"],
-        env=worker_environment(ports, number),
+        env={**os.environ, **tf_config(addresses, number)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,12 +56,12 @@ def lines(run_dir):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("workers") / "undisturbed"
-    ports = free_ports(2)
-    ends = finish([start(run_dir, ports, number) for number in (0, 1)])
+    addresses = free_addresses(2)
+    ends = finish([start(run_dir, addresses, number) for number in (0, 1)])
     return run_dir, ends
 
 
-def test_the_chief_writes_and_reports_alone(undisturbed):
+def test_the_chief_writes_and_readdresses_alone(undisturbed):
     run_dir, ((chief_out, _), (worker_out, _)) = undisturbed
     summary = json.loads((run_dir / "summary.json").read_text())
     assert json.loads(chief_out.splitlines()[-1]) == summary
@@ -69,44 +70,82 @@ def test_the_chief_writes_and_reports_alone(undisturbed):
     assert [line["epoch"] for line in lines(run_dir)] == [1, 2]
 
 
-def test_two_workers_are_one_process(undisturbed, tmp_path):
-    run_dir, _ = undisturbed
-    # One replica, the same batches; the first epoch, before rounding errors grow.
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "afd_tf.train", *FLAGS, "--epochs=1"),
-            # The schedule of the longer run has no drop in its first epoch either.
-            *("--learning_rate_drops=1", f"--run_dir={tmp_path / 'one'}"),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    (alone,) = lines(tmp_path / "one")
-    together = lines(run_dir)[0]
-    for peer in (0, 1):
-        for name in ("loss_logit", "loss_cross_entropy"):
-            key = f"train/peer_{peer}/{name}"
-            np.testing.assert_allclose(together[key], alone[key], rtol=0.05)
-
-
 def test_a_signal_to_one_saves_and_ends_all_and_a_lost_worker_comes_back(
     undisturbed, tmp_path
 ):
-    run_dir, ports = tmp_path / "disturbed", free_ports(2)
-    processes = [start(run_dir, ports, number) for number in (0, 1)]
+    run_dir, addresses = tmp_path / "disturbed", free_addresses(2)
+    processes = [start(run_dir, addresses, number) for number in (0, 1)]
     wait_for(processes[1], "first step finished")
     processes[1].send_signal(signal.SIGTERM)
     for _, stderr in finish(processes):
         assert "The same command goes on from there." in stderr
     # The other worker is killed; who is left waits for it.
-    processes = [start(run_dir, ports, number) for number in (0, 1)]
+    processes = [start(run_dir, addresses, number) for number in (0, 1)]
     wait_for(processes[1], "first step finished")
     processes[1].kill()
     processes[1].communicate()
     wait_for(processes[0], "another worker was lost")
-    processes[1] = start(run_dir, ports, 1)
+    processes[1] = start(run_dir, addresses, 1)
     finish(processes)
     assert lines(run_dir) == lines(undisturbed[0])
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(undisturbed, tmp_path):
+    run_dir, addresses = tmp_path / "smaller", free_addresses(2)
+    processes = [start(run_dir, addresses, number) for number in (0, 1)]
+    wait_for(processes[1], "first step finished")
+    processes[0].send_signal(signal.SIGTERM)
+    finish(processes)
+    alone = subprocess.run(
+        [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    assert ", of 2 replica(s), on 1." in alone.stderr
+    # The same pictures and steps; rounding errors have grown for two epochs.
+    for mine, expected in zip(lines(run_dir), lines(undisturbed[0]), strict=True):
+        assert mine["step"] == expected["step"]
+        for peer in (0, 1):
+            name = f"train/peer_{peer}/loss_logit"
+            np.testing.assert_allclose(mine[name], expected[name], rtol=0.05)
+
+
+def test_a_chief_that_cannot_write_ends_and_comes_back(undisturbed, tmp_path):
+    run_dir, addresses = tmp_path / "full", free_addresses(2)
+    processes = [start(run_dir, addresses, number) for number in (0, 1)]
+    # What was there before is read; nothing is written yet.
+    wait_for(processes[0], "on 2 replica(s)")
+    (run_dir / "checkpoints").mkdir()
+    last = f"step_{lines(undisturbed[0])[-1]['step']:09d}"
+    obstacle = run_dir / "checkpoints" / last
+    obstacle.touch()
+    _, stderr = processes[0].communicate(timeout=300)
+    assert processes[0].returncode == 1
+    (message,) = [x for x in stderr.splitlines() if x.startswith("error:")]
+    assert f"cannot write to {run_dir / 'checkpoints'}" in message
+    assert "Traceback" not in stderr
+    wait_for(processes[1], "another worker was lost")
+    obstacle.unlink()
+    processes[0] = start(run_dir, addresses, 0)
+    (_, stderr), _ = finish(processes)
+    assert f"continuing {run_dir} after step" in stderr
+    assert lines(run_dir) == lines(undisturbed[0])
+
+
+def test_every_worker_refuses_a_checkpoint_of_another_version(undisturbed, tmp_path):
+    run_dir = tmp_path / "older"
+    shutil.copytree(undisturbed[0], run_dir)
+    for path in (run_dir / "checkpoints").glob("*/state.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
+    addresses = free_addresses(2)
+    processes = [start(run_dir, addresses, number) for number in (0, 1)]
+    for process in processes:
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 1
+        (message,) = [x for x in stderr.splitlines() if x.startswith("error:")]
+        assert "was written by another version of afd_tf" in message
 
 
 @pytest.mark.parametrize("text", ["no JSON", '{"cluster": {}}', '{"task": 3}'])
