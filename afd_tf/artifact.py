@@ -86,8 +86,9 @@ _FORMATS = flags.DEFINE_list(
 _CALIBRATION_EXAMPLES = flags.DEFINE_integer(
     "calibration_examples",
     500,
-    "Training pictures, each class in proportion, from which --formats=tflite_int8 "
-    "takes the range of every activation.",
+    "Training pictures, each class in proportion, with which --formats=tflite_dynamic "
+    "and tflite_int8 correct the means of their maps; tflite_int8 takes the range of "
+    "every activation from them as well.",
     lower_bound=1,
 )
 _MAX_ACCURACY_DROP = flags.DEFINE_float(
@@ -106,7 +107,8 @@ _PLACES = ("cache_dir", "data_dir", "export_dir", "run_dir")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.unfinished")
 _ABANDONED_AFTER = 24 * 3600
 
-# Of the choice of pictures for calibration.
+# What needs training pictures, and the seed of their choice.
+_CALIBRATED = ("dynamic", "int8")
 _CALIBRATION_SEED = 0
 _READ_BATCH = 256
 
@@ -191,7 +193,8 @@ def export(
       formats: of `FORMATS`.
       run_flags: of the run that trained it, as text by name.
       top_k: how many classes a SavedModel names; at most all.
-      calibration_examples: training pictures for "tflite_int8"; at most all.
+      calibration_examples: training pictures for the formats of `_CALIBRATED`; at most
+        all.
       max_accuracy_drop: what a quantised format may lose of the peer's accuracy on
         the test pictures, as a fraction of them.
 
@@ -209,7 +212,7 @@ def export(
     # Not tempfile.mkdtemp, whose directories no other user, as a server, may read.
     work = export_dir / f".{uuid.uuid4().hex}.unfinished"
     calibration = None
-    if any(FORMATS[name].quantization == "int8" for name in formats):
+    if any(FORMATS[name].quantization in _CALIBRATED for name in formats):
         calibration = _calibration(dataset, calibration_examples)
     try:
         with writing_to(export_dir):
@@ -365,7 +368,7 @@ def _write_all(
                 quantization=kind.quantization,
                 pictures=calibration and calibration.pictures,
             )
-        if kind.quantization == "int8":
+        if kind.quantization in _CALIBRATED:
             entry["calibration"] = calibration.description
         new = [path for path in _files(directory) if path not in written]
         written.update(new)

@@ -1,6 +1,7 @@
 """A peer as a .tflite file for phones: of numbers of 32, 16 or 8 bits."""
 
 import collections
+import contextlib
 import hashlib
 import io
 import json
@@ -16,6 +17,11 @@ import tensorflow as tf
 
 from afd_tf.errors import UserError
 from afd_tf.models import Peer
+from afd_tf.quantization import (
+    SMALLEST_ROUNDED_ALONE,
+    bias_corrected,
+    normalizing_in_one_operator,
+)
 from afd_tf.runner import LABELS, MANIFEST, SIGNATURE
 from afd_tf.saved_model import Weights
 
@@ -64,8 +70,9 @@ def write(
       description: what goes into the file beside the model; JSON, with "format".
       path: the file.
       quantization: of `QUANTIZATIONS`.
-      pictures: uint8 [n, h, w, c]; "int8" takes the range of every activation from
-        them.
+      pictures: uint8 [n, h, w, c], for "dynamic" and "int8": see
+        `quantization.bias_corrected`; "int8" takes the range of every activation from
+        them as well.
 
     Returns:
       {"signatures", "quantization", "operators": how many of each there are,
@@ -75,7 +82,13 @@ def write(
     Raises:
       UserError: TFLite has no operator for something in the network.
     """
-    content = _convert(peer, description, quantization, pictures)
+    with contextlib.ExitStack() as stack:
+        if quantization == "dynamic":
+            stack.enter_context(bias_corrected(peer, pictures, SMALLEST_ROUNDED_ALONE))
+        elif quantization == "int8":
+            stack.enter_context(bias_corrected(peer, pictures))
+            stack.enter_context(normalizing_in_one_operator(peer))
+        content = _convert(peer, description, quantization, pictures)
     archive = io.BytesIO()
     inside = {
         **description,
@@ -189,8 +202,8 @@ def _describe(peer: Peer, content: bytes, quantization: str) -> dict:
     counts = collections.Counter(each.name for each in operators(content))
     normalizations = sum(each.name == "moving_variance" for each in peer.variables)
     # One that follows no convolution stays as a multiplication and an addition; one
-    # multiplication more is that of the pixels.
-    folded = normalizations - (counts["MUL"] - 1)
+    # multiplication more is that of the pixels, except in int8.
+    folded = normalizations - (counts["MUL"] - (quantization != "int8"))
     return {
         "signatures": {
             SIGNATURE: {

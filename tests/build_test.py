@@ -19,7 +19,7 @@ LAYERS = (
     ("loop",),
     ("bare_loop", "checkpoint", "communication", "journal", "method_cost"),
     ("artifact_worker", "runner"),
-    ("measurement", "teacher"),
+    ("measurement", "quantization", "teacher"),
     ("analysis", "artifact", "artifact_cost", "saved_model", "tflite"),
 )
 # The right end: nobody imports one.
@@ -33,6 +33,7 @@ DISTRIBUTIONS = {
     "grpc": "grpcio",
     "sklearn": "scikit-learn",
     "tensorflow_serving": "tensorflow-serving-api",
+    "yaml": "pyyaml",
 }
 # Needed without an import: the expression that needs it → the package.
 UNSEEN = {"tf.summary": "tensorboard"}

@@ -114,6 +114,10 @@ class PixelNormalization(keras.layers.Layer):
       mean: one per channel, in raw pixel units (0..255).
       variance: one per channel, in squared raw pixel units; a channel that never
         varies counts as variance 1.
+
+    Attributes:
+      scale: what pixels are multiplied by, float32 [c].
+      offset: what is then subtracted, float32 [c].
     """
 
     def __init__(self, mean: Sequence[float], variance: Sequence[float], **kwargs):
@@ -123,12 +127,12 @@ class PixelNormalization(keras.layers.Layer):
         deviation = np.sqrt([value or 1.0 for value in self.variance])
         # One multiplication and one subtraction: what is left of this layer on a
         # phone.
-        self._scale = (1.0 / deviation).astype(np.float32)
-        self._offset = (np.asarray(self.mean) / deviation).astype(np.float32)
+        self.scale = (1.0 / deviation).astype(np.float32)
+        self.offset = (np.asarray(self.mean) / deviation).astype(np.float32)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns float32 [B, h, w, c] for uint8 or float [B, h, w, c] in 0..255."""
-        return tf.cast(images, tf.float32) * self._scale - self._offset
+        return tf.cast(images, tf.float32) * self.scale - self.offset
 
     def get_config(self) -> dict:
         """Returns what `from_config` needs."""
