@@ -1,11 +1,12 @@
 """What a network gets for TFLite's 8 bits: another form of the same numbers.
 
-Both context managers leave the network as it was.
+The context managers leave the network as it was.
 """
 
 import contextlib
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -60,14 +61,21 @@ def bias_corrected(
             stack.enter_context(_calling(layer, measuring(number, layer, layer.call)))
         for start in range(0, len(pictures), _BATCH):
             peer(pictures[start : start + _BATCH], training=False)
-    kept = [block.normalization.moving_mean.numpy() for block in blocks]
+    with contextlib.ExitStack() as stack:
+        for block, moved in zip(blocks, sums, strict=True):
+            stack.enter_context(shifted(block.normalization.moving_mean, moved))
+        yield
+
+
+@contextlib.contextmanager
+def shifted(variable: keras.Variable, by: np.ndarray) -> Iterator[None]:
+    """Adds to a variable for a while."""
+    kept = variable.numpy()
+    variable.assign(kept + by)
     try:
-        for block, mean, moved in zip(blocks, kept, sums, strict=True):
-            block.normalization.moving_mean.assign(mean + moved)
         yield
     finally:
-        for block, mean in zip(blocks, kept, strict=True):
-            block.normalization.moving_mean.assign(mean)
+        variable.assign(kept)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from afd_tf.quantization import (
     SMALLEST_ROUNDED_ALONE,
     bias_corrected,
     normalizing_in_one_operator,
+    shifted,
 )
 from afd_tf.runner import LABELS, MANIFEST, SIGNATURE
 from afd_tf.saved_model import Weights
@@ -70,9 +72,9 @@ def write(
       description: what goes into the file beside the model; JSON, with "format".
       path: the file.
       quantization: of `QUANTIZATIONS`.
-      pictures: uint8 [n, h, w, c], for "dynamic" and "int8": see
-        `quantization.bias_corrected`; "int8" takes the range of every activation from
-        them as well.
+      pictures: uint8 [n, h, w, c], for "dynamic" and "int8", which are corrected so
+        that maps and logits keep their means over them; "int8" takes the range of every
+        activation from them as well.
 
     Returns:
       {"signatures", "quantization", "operators": how many of each there are,
@@ -82,13 +84,11 @@ def write(
     Raises:
       UserError: TFLite has no operator for something in the network.
     """
-    with contextlib.ExitStack() as stack:
-        if quantization == "dynamic":
-            stack.enter_context(bias_corrected(peer, pictures, SMALLEST_ROUNDED_ALONE))
-        elif quantization == "int8":
-            stack.enter_context(bias_corrected(peer, pictures))
-            stack.enter_context(normalizing_in_one_operator(peer))
-        content = _convert(peer, description, quantization, pictures)
+    convert = functools.partial(_convert, peer, description, quantization, pictures)
+    if quantization in ("dynamic", "int8"):
+        content = _convert_corrected(peer, convert, quantization, pictures)
+    else:
+        content = convert()
     archive = io.BytesIO()
     inside = {
         **description,
@@ -138,6 +138,34 @@ def operators(content: bytes) -> list[Operator]:
         )
         for operator in map(graph.Operators, range(graph.OperatorsLength()))
     ]
+
+
+def _convert_corrected(peer, convert, quantization, pictures) -> bytes:
+    """Returns what `convert` does of the peer in its form for 8 bits.
+
+    What is then left of a mean error of the logits comes off the classifier's bias.
+    """
+    batches = np.array_split(pictures, -(-len(pictures) // 100))
+    expected = np.concatenate([peer(batch).logits for batch in batches])
+    with contextlib.ExitStack() as stack:
+        if quantization == "int8":
+            stack.enter_context(bias_corrected(peer, pictures))
+            stack.enter_context(normalizing_in_one_operator(peer))
+        else:
+            stack.enter_context(bias_corrected(peer, pictures, SMALLEST_ROUNDED_ALONE))
+        error = np.mean(_logits(convert(), pictures) - expected, axis=0)
+        stack.enter_context(shifted(peer.classifier.bias, -error))
+        return convert()
+
+
+def _logits(content: bytes, pictures: np.ndarray) -> np.ndarray:
+    """Returns what a model says to pictures, float32 [n, classes]."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_content=content).get_signature_runner(SIGNATURE)
+    return np.concatenate(
+        [runner(image=each[np.newaxis])["logits"] for each in pictures]
+    )
 
 
 def _convert(peer, description, quantization, pictures) -> bytes:

@@ -1,5 +1,7 @@
 """Another form of the same numbers: exact where it has to be, nearer in 8 bits."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -85,12 +87,13 @@ def test_one_operator_normalizes_as_two():
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "int8"])
-def test_a_corrected_file_is_nearer_to_the_network(kind, tmp_path, monkeypatch):
+def test_a_file_gives_the_mean_logits_of_the_network(kind, tmp_path, monkeypatch):
     (peer,) = tiny.peers("resnet14")
     # Statistics of its own pictures, as a trained network has them.
     for _ in range(60):
         peer(pictures(64), training=True)
-    images = pictures(80, seed=1)
+    bias = peer.classifier.bias.numpy()
+    images = pictures(100)
     expected = peer(images).logits.numpy()
 
     def mean_error():
@@ -100,11 +103,17 @@ def test_a_corrected_file_is_nearer_to_the_network(kind, tmp_path, monkeypatch):
             "input": {"shape": [None, 8, 8, 3]},
             "dataset": {"class_names": ["a"] * tiny.CLASSES},
         }
-        tflite.write(peer, description, file, quantization=kind, pictures=pictures(100))
+        tflite.write(peer, description, file, quantization=kind, pictures=images)
         runner = Interpreter(str(file)).get_signature_runner("serving_default")
         logits = [runner(image=image[np.newaxis])["logits"][0] for image in images]
         return np.abs(np.mean(logits - expected, axis=0)).mean()
 
     corrected = mean_error()
+    np.testing.assert_array_equal(peer.classifier.bias.numpy(), bias)
+    # Of the maps alone, then of nothing.
+    monkeypatch.setattr(tflite, "shifted", lambda *_: contextlib.nullcontext())
+    maps_corrected = mean_error()
     monkeypatch.setattr(quantization, "_rounding_error", lambda kernel: 0 * kernel)
-    assert corrected < 0.7 * mean_error()
+    uncorrected = mean_error()
+    assert corrected < 0.2 * maps_corrected
+    assert maps_corrected < 0.9 * uncorrected
