@@ -61,7 +61,7 @@ def undisturbed(tmp_path_factory):
     return run_dir, ends
 
 
-def test_the_chief_writes_and_readdresses_alone(undisturbed):
+def test_the_chief_writes_and_reports_alone(undisturbed):
     run_dir, ((chief_out, _), (worker_out, _)) = undisturbed
     summary = json.loads((run_dir / "summary.json").read_text())
     assert json.loads(chief_out.splitlines()[-1]) == summary
@@ -70,18 +70,28 @@ def test_the_chief_writes_and_readdresses_alone(undisturbed):
     assert [line["epoch"] for line in lines(run_dir)] == [1, 2]
 
 
-def test_a_signal_to_one_saves_and_ends_all_and_a_lost_worker_comes_back(
-    undisturbed, tmp_path
-):
-    run_dir, addresses = tmp_path / "disturbed", free_addresses(2)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that a signal to one of its workers has ended."""
+    run_dir = tmp_path_factory.mktemp("workers") / "stopped"
+    addresses = free_addresses(2)
     processes = [start(run_dir, addresses, number) for number in (0, 1)]
     wait_for(processes[1], "first step finished")
     processes[1].send_signal(signal.SIGTERM)
     for _, stderr in finish(processes):
         assert "The same command goes on from there." in stderr
-    # The other worker is killed; who is left waits for it.
+    assert not (run_dir / "summary.json").exists()
+    return run_dir
+
+
+def test_a_signal_to_one_saves_and_ends_all_and_a_lost_worker_comes_back(
+    undisturbed, stopped, tmp_path
+):
+    run_dir, addresses = tmp_path / "disturbed", free_addresses(2)
+    shutil.copytree(stopped, run_dir)
     processes = [start(run_dir, addresses, number) for number in (0, 1)]
     wait_for(processes[1], "first step finished")
+    # The other worker is killed; who is left waits for it.
     processes[1].kill()
     processes[1].communicate()
     wait_for(processes[0], "another worker was lost")
@@ -90,12 +100,9 @@ def test_a_signal_to_one_saves_and_ends_all_and_a_lost_worker_comes_back(
     assert lines(run_dir) == lines(undisturbed[0])
 
 
-def test_a_run_goes_on_with_another_number_of_replicas(undisturbed, tmp_path):
-    run_dir, addresses = tmp_path / "smaller", free_addresses(2)
-    processes = [start(run_dir, addresses, number) for number in (0, 1)]
-    wait_for(processes[1], "first step finished")
-    processes[0].send_signal(signal.SIGTERM)
-    finish(processes)
+def test_a_run_goes_on_with_another_number_of_replicas(undisturbed, stopped, tmp_path):
+    run_dir = tmp_path / "smaller"
+    shutil.copytree(stopped, run_dir)
     alone = subprocess.run(
         [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}"],
         capture_output=True,

@@ -58,8 +58,9 @@ def test_a_batch_that_does_not_divide_counts_every_picture(size):
     np.testing.assert_array_equal(np.concatenate(seen), labels)
 
 
-def test_xla_computes_the_same():
-    plain, compiled = afd(), afd(jit_compile=True)
+@pytest.mark.parametrize("unpaired", [False, True])
+def test_xla_computes_the_same(unpaired):
+    plain, compiled = (afd(unpaired=unpaired, jit_compile=x) for x in (False, True))
     for seed in range(2):
         expected = plain.train_step(tiny.batch(seed))
         metrics = compiled.train_step(tiny.batch(seed))
