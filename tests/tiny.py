@@ -1,11 +1,15 @@
 """Small pictures and networks that the tests share."""
 
+import dataclasses
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from afd_tf.data import DatasetInfo
-from afd_tf.models import PeerOutput, build_peer, build_peers
+from afd_tf.data import Dataset, DatasetInfo, readers
+from afd_tf.models import Peer, PeerOutput, build_peer, build_peers
+from afd_tf.models.layers import ConvolutionBlock, Stage
 
 CLASSES = 5
 
@@ -31,6 +35,39 @@ def batch(seed=0, size=8, image_shape=(8, 8, 3)) -> dict[str, tf.Tensor]:
         ),
         "label": tf.constant(generator.integers(0, CLASSES, size).astype(np.int32)),
     }
+
+
+def dataset(train, test) -> Dataset:
+    """Random pictures, so many in each split."""
+    examples = {"train": train, "validation": 0, "test": test}
+    splits = {}
+    for seed, (split, size) in enumerate(examples.items()):
+        images, labels = (values.numpy() for values in batch(seed, size).values())
+        splits[split] = readers.MemoryReader(
+            images, labels, augment="none", padding="reflect"
+        )
+    return Dataset(dataclasses.replace(info(), examples=examples), splits)
+
+
+class SmallPeer(Peer):
+    """A convolution for each stage: as little as has maps, statistics and logits.
+
+    Args:
+      filters: of each stage.
+      strides: likewise.
+      **kwargs: see `Peer`.
+    """
+
+    def __init__(self, filters, strides, **kwargs):
+        stages = zip(filters, strides, strict=True)
+        super().__init__(
+            downsampling=math.prod(strides),
+            body={
+                f"stage_{number}": Stage([ConvolutionBlock(each, strides=stride)])
+                for number, (each, stride) in enumerate(stages, start=1)
+            },
+            **kwargs,
+        )
 
 
 def peers(*names, seed=0):

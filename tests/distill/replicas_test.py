@@ -11,7 +11,7 @@ from afd_tf import distill
 
 # A process of its own for each strategy: a second one in a process is not supported.
 PROGRAM = """
-import json, sys
+import functools, json, sys
 import tensorflow as tf
 replicas, out, trained = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 tf.config.threading.set_inter_op_parallelism_threads(replicas)
@@ -27,7 +27,11 @@ from absl import flags
 from absl.testing import flagsaver
 from afd_tf import data, distill, loop, models, runtime
 from afd_tf.teacher import load_teacher
+from tests import tiny
 
+# The stages of a ResNet-8 with a third of its layers, whose tracing takes the time.
+models.PEERS["small"] = (
+    functools.partial(tiny.SmallPeer, (8, 16, 32), (1, 2, 2)), ("small",))
 EPOCHS, BATCH = 2, 127  # an odd number: the replicas' parts differ in size
 flags.FLAGS(["test", "--strategy=mirrored" if replicas > 1 else "--strategy=one"])
 strategy = runtime.strategy_from_flags()
@@ -40,8 +44,10 @@ zero = tf.constant(0.0, tf.float64)
 def train(name, settings):
     row = distill.METHODS[name]
     with flagsaver.as_parsed(method=name, **settings), strategy.scope():
-        keras.utils.set_random_seed(0)
-        names = ["resnet8"] * (1 if row.offline else 2)
+        # No ReLU's first input is within 4e-5 of zero: with most seeds there is one on
+        # either side of it, by rounding, and a gradient that differs.
+        keras.utils.set_random_seed(63)
+        names = ["small"] * (1 if row.offline else 2)
         peers = models.build_peers(names, digits.info, row.defaults.get("own_stages"))
         teachers = [load_teacher(trained, digits.info)] if row.offline else []
         method = distill.method_from_flags(peers, teachers)
@@ -56,30 +62,33 @@ def train(name, settings):
         run = loop.training_function(method, strategy, iterator, metrics)
         first.extend(run(iterator, tf.constant(1), zero)[1].numpy())
         if not method.preparing:
-            values = [v.value.numpy() for v in method.variables]
+            # Peers of one kind have paths in common.
+            values = {f"{index} {variable.path}": variable.value.numpy()
+                      for index, variable in enumerate(method.variables)}
         taken, sums, last = run(iterator, tf.constant(epochs * steps - 1), zero)
         assert int(taken) == epochs * steps - 1, dict(zip(metrics, last.numpy()))
     means = dict(zip(metrics, (sums.numpy() / (epochs * steps - 1)).tolist()))
-    return [v.path for v in method.variables], first, values, means
+    return {"first": first, **values}, means
 
 
 arrays, said = {}, {}
 for case in sys.argv[4:]:
     name, *settings = case.split(",")
-    settings = {"learning_rate": "0.02", **dict(x.split("=") for x in settings)}
-    paths, first, values, means = train(name, settings)
-    arrays[f"{case}/first"] = first
-    arrays.update({f"{case}/{index}": value for index, value in enumerate(values)})
-    said[case] = {"paths": paths, "means": means}
+    settings = dict(x.split("=") for x in settings)
+    found, said[case] = train(name, settings)
+    arrays.update({f"{case}/{name}": value for name, value in found.items()})
 np.savez(out, **arrays)
 print(json.dumps(said))
 """
 
-# At its own weight, AT does not learn in two epochs; FT's L1 distance, whose gradient
-# is a sign, makes steps of rounding errors.
+# At its own weight, AT does not learn in two epochs. FT's L1 distance, whose gradient
+# is a sign, makes steps of rounding errors; so does KTAN's Adam, which has no decay,
+# where a gradient is nothing else. FitNets' preparation makes them grow for an epoch.
 GENTLER = {
-    "attention_transfer": ",attention_weight=100",
+    "attention_transfer": ",attention_weight=10",
     "factor_transfer": ",factor_weight=50",
+    "fitnets": ",learning_rate=0.05",
+    "ktan": ",ktan_discriminator_learning_rate=1e-5",
 }
 CASES = [
     *(name + GENTLER.get(name, "") for name in distill.METHODS),
@@ -115,14 +124,8 @@ def one_and_two(tmp_path_factory):
     processes = [
         subprocess.Popen(
             [
-                sys.executable,
-                "-c",
-                PROGRAM,
-                str(replicas),
-                output,
-                teacher,
-                *CASES,
-                LOCAL,
+                *(sys.executable, "-c", PROGRAM, str(replicas), output, teacher),
+                *(CASES if replicas == 1 else [*CASES, LOCAL]),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,32 +134,29 @@ def one_and_two(tmp_path_factory):
         for replicas, output in enumerate(outputs, start=1)
     ]
     said = []
-    for process in processes:
-        stdout, stderr = process.communicate()
-        assert process.returncode == 0, stderr[-3000:]
-        said.append(json.loads(stdout.splitlines()[-1]))
+    try:
+        for process in processes:
+            stdout, stderr = process.communicate()
+            assert process.returncode == 0, stderr[-3000:]
+            said.append(json.loads(stdout.splitlines()[-1]))
+    finally:
+        for process in processes:
+            process.kill()
     return said, [np.load(output) for output in outputs]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_replicas_are_one(one_and_two, case):
-    (said, _), (one, two) = one_and_two
-    np.testing.assert_allclose(
-        two[f"{case}/first"], one[f"{case}/first"], rtol=1e-4, atol=1e-4
-    )
-    for index, path in enumerate(said[case]["paths"]):
-        mine, other = two[f"{case}/{index}"], one[f"{case}/{index}"]
-        close = np.isclose(mine, other, rtol=1e-5, atol=1e-5)
-        assert close.mean() > 0.999, path
-        # Adam moves a weight whose gradient is rounding noise by its learning rate
-        # either way: 2e-4 is KTAN's.
-        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=4.1e-4, err_msg=path)
+    _, (one, two) = one_and_two
+    for key in [key for key in one if key.startswith(f"{case}/")]:
+        np.testing.assert_allclose(
+            two[key], one[key], rtol=1e-5, atol=1e-5, err_msg=key
+        )
 
 
 @pytest.mark.parametrize("case", [*CASES, LOCAL])
 def test_two_epochs_teach_something(one_and_two, case):
-    for said in one_and_two[0]:
-        means = said[case]["means"]
+    for means in [said[case] for said in one_and_two[0] if case in said]:
         # Over both epochs, the first steps included. Chance is 0.1.
         for name in {f"peer_{k}/accuracy" for k in (0, 1)} & means.keys():
             assert means[name] > 0.2, means

@@ -1,0 +1,133 @@
+"""Two steps of AFD, DML, alignment and KD under one strategy; no test, but its program:
+
+python -m tests.distill.same_step out.npz --strategy=mirrored --replicas=2
+"""
+
+import collections
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
+
+from afd_tf import distill, loop, runtime
+from tests import tiny
+
+# An epoch is a batch that divides by 2 and by 4, and a last one that does not.
+BATCH, LAST = 16, 13
+STEPS = ("even", "uneven")
+# A full batch of an evaluation, and one that has to be filled up.
+TEST = 301
+
+# Channels and stride of the peers' one convolution: where there are three, their maps
+# differ in channels and in size, and have to be brought to one.
+PEERS = {2: ((4, 2), (4, 2)), 3: ((4, 2), (6, 2), (4, 1))}
+TEACHER = (8, 2)
+METHODS = ("afd", "alignment", "dml", "kd")
+CASES = [f"{name}_{count}" for name in METHODS for count in PEERS]
+
+_REPLICAS = flags.DEFINE_integer("replicas", 1, "Of this process.")
+
+
+def peer(filters: int, strides: int) -> tiny.SmallPeer:
+    info = tiny.info()
+    network = tiny.SmallPeer(
+        [filters],
+        [strides],
+        num_classes=info.num_classes,
+        mean=info.mean,
+        variance=info.variance,
+    )
+    network.build_for(info.image_shape)
+    return network
+
+
+def build(name: str, count: int) -> distill.Method:
+    """Returns a method with the settings of the command line, compiled."""
+    keras.utils.set_random_seed(0)
+    peers = [peer(*shape) for shape in PEERS[count]]
+    teachers = []
+    if distill.METHODS[name].offline:
+        teachers.append(peer(*TEACHER))
+        teachers[0].trainable = False
+    # At its own rate, 2e-5, Adam would hide in the tolerance what it does wrong.
+    with flagsaver.as_parsed(method=name, afd_learning_rate="0.001"):
+        method = distill.method_from_flags(peers, teachers)
+    # Epochs enough for the learning rates to drop after these steps.
+    return tiny.compiled(method, epochs=4, steps_per_epoch=len(STEPS))
+
+
+def state(method: distill.Method, strategy) -> dict[str, np.ndarray]:
+    """Returns the copies of each variable, [replicas of this process, ...].
+
+    All moments of one kind that an optimizer holds are one array.
+    """
+
+    def copies(variable):
+        return np.stack(strategy.experimental_local_results(variable.value))
+
+    found = {}
+    for kind in ("trainable", "non_trainable"):
+        for number, variable in enumerate(getattr(method, f"{kind}_variables")):
+            found[f"{kind}/{number} {variable.path}"] = copies(variable)
+    for objective in method.objectives:
+        moments = collections.defaultdict(list)
+        for variable in objective.optimizer.variables:
+            values = copies(variable)
+            kind = variable.path.rpartition("_")[-1]
+            moments[kind].append(values.reshape(len(values), -1))
+        for kind, values in moments.items():
+            found[f"optimizer/{objective.name}/{kind}"] = np.concatenate(values, axis=1)
+    return found
+
+
+def take_steps(name: str, count: int, strategy) -> dict[str, np.ndarray]:
+    """Returns metrics and state after each step, and of AFD the accuracies."""
+    dataset = tiny.dataset(train=BATCH + LAST, test=TEST)
+    with strategy.scope():
+        method = build(name, count)
+    batches = loop.distribute(
+        strategy,
+        lambda **part: dataset.train_batches(
+            batch_size=BATCH, seed=0, epochs=1, **part
+        ),
+    )
+    iterator, names = iter(batches), []
+    train = loop.training_function(method, strategy, iterator, names)
+    found = {}
+    for step in STEPS:
+        taken, _, last = train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
+        assert taken == 1
+        values = state(method, strategy)
+        values |= dict(zip([f"metric/{x}" for x in names], last.numpy(), strict=True))
+        found |= {f"{step}/{key}": value for key, value in values.items()}
+    if name == "afd":
+        evaluate = loop.evaluation_function(method, strategy, dataset)
+        found |= {f"test/{key}": value for key, value in evaluate("test").items()}
+    return found
+
+
+def main() -> None:
+    _, output = flags.FLAGS(sys.argv)
+    replicas = _REPLICAS.value
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, replicas))
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * replicas,
+    )
+    # Half the time before the first step; the same numbers.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    strategy = runtime.strategy_from_flags()
+    found = {"replicas": strategy.num_replicas_in_sync}
+    for case in CASES:
+        name, count = case.split("_")
+        for key, value in take_steps(name, int(count), strategy).items():
+            found[f"{case}/{key}"] = value
+    np.savez(output, **found)
+
+
+if __name__ == "__main__":
+    main()

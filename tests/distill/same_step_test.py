@@ -1,0 +1,87 @@
+"""Two steps on 2 and 4 replicas and on 2 workers are those of one replica, to 1e-5."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from afd_tf.communication import free_addresses, tf_config
+from tests.distill import same_step
+
+TOLERANCE = 1e-5
+# Replicas of all processes, by the name of the process.
+TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
+
+
+def start(directory, name, *flag_values, **environment):
+    with (directory / f"{name}.stderr").open("w") as stderr:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", same_step.__name__),
+                *(str(directory / f"{name}.npz"), *flag_values),
+            ],
+            env={**os.environ, **environment},
+            stderr=stderr,
+        )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process found, by its name."""
+    directory = tmp_path_factory.mktemp("same_step")
+    processes = {"one": start(directory, "one", "--strategy=one")}
+    for replicas in (2, 4):
+        name = f"mirrored_{replicas}"
+        flag_values = ("--strategy=mirrored", f"--replicas={replicas}")
+        processes[name] = start(directory, name, *flag_values)
+    addresses = free_addresses(2)
+    for number in (0, 1):
+        name = f"worker_{number}"
+        processes[name] = start(directory, name, **tf_config(addresses, number))
+    try:
+        for name, process in processes.items():
+            code = process.wait(timeout=600)
+            assert code == 0, (directory / f"{name}.stderr").read_text()[-3000:]
+    finally:
+        for process in processes.values():
+            process.kill()
+    return {name: dict(np.load(directory / f"{name}.npz")) for name in processes}
+
+
+@pytest.mark.parametrize("case", same_step.CASES)
+@pytest.mark.parametrize("name", TOGETHER)
+def test_all_that_two_steps_leave_is_that_of_one_replica(found, name, case):
+    one, other = found["one"], found[name]
+    assert (one["replicas"], other["replicas"]) == (1, TOGETHER[name])
+    keys = [key for key in one if key.startswith(f"{case}/")]
+    assert keys == [key for key in other if key.startswith(f"{case}/")]
+    for key in keys:
+        # Each replica has a copy.
+        expected = np.broadcast_to(one[key], other[key].shape)
+        # Moments are gradients and their squares: next to many, 1e-5 is much.
+        scale = np.abs(expected).max() if "/optimizer/" in key else 1.0
+        np.testing.assert_allclose(
+            other[key],
+            expected,
+            rtol=TOLERANCE,
+            atol=TOLERANCE * scale,
+            err_msg=key,
+        )
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_accuracies_are_those_of_one_replica(found, name):
+    accuracies = {key: x for key, x in found["one"].items() if "/test/" in key}
+    assert len(accuracies) == 9
+    assert accuracies == {key: found[name][key] for key in accuracies}
+
+
+def test_both_steps_move_all_that_is_trained_by_more_than_that(found):
+    before, after = (f"/{step}/trainable/" for step in same_step.STEPS)
+    keys = [key for key in found["one"] if before in key]
+    assert len(keys) > 5 * len(same_step.CASES)
+    for key in keys:
+        moved = found["one"][key.replace(before, after)] - found["one"][key]
+        assert np.abs(moved).max() > 10 * TOLERANCE, key
