@@ -149,7 +149,7 @@ def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
 
 
 def test_deterministic_runs_are_equal_bit_for_bit(tmp_path):
-    flags = ("--deterministic", "--epochs=1", "--precision=mixed_bfloat16")
+    flags = ("--deterministic", "--method=dml", "--epochs=1", "--batch_size=128")
     for name in ("one", "other"):
         finish(tmp_path / name, *flags)
     assert outcome(tmp_path / "one") == outcome(tmp_path / "other")
