@@ -107,8 +107,7 @@ _PLACES = ("cache_dir", "data_dir", "export_dir", "run_dir")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.unfinished")
 _ABANDONED_AFTER = 24 * 3600
 
-# What needs training pictures, and the seed of their choice.
-_CALIBRATED = ("dynamic", "int8")
+# Of the choice of pictures for calibration.
 _CALIBRATION_SEED = 0
 _READ_BATCH = 256
 
@@ -193,8 +192,7 @@ def export(
       formats: of `FORMATS`.
       run_flags: of the run that trained it, as text by name.
       top_k: how many classes a SavedModel names; at most all.
-      calibration_examples: training pictures for the formats of `_CALIBRATED`; at most
-        all.
+      calibration_examples: training pictures for `tflite.CALIBRATED`; at most all.
       max_accuracy_drop: what a quantised format may lose of the peer's accuracy on
         the test pictures, as a fraction of them.
 
@@ -212,7 +210,7 @@ def export(
     # Not tempfile.mkdtemp, whose directories no other user, as a server, may read.
     work = export_dir / f".{uuid.uuid4().hex}.unfinished"
     calibration = None
-    if any(FORMATS[name].quantization in _CALIBRATED for name in formats):
+    if any(FORMATS[name].quantization in tflite.CALIBRATED for name in formats):
         calibration = _calibration(dataset, calibration_examples)
     try:
         with writing_to(export_dir):
@@ -368,7 +366,7 @@ def _write_all(
                 quantization=kind.quantization,
                 pictures=calibration and calibration.pictures,
             )
-        if kind.quantization in _CALIBRATED:
+        if kind.quantization in tflite.CALIBRATED:
             entry["calibration"] = calibration.description
         new = [path for path in _files(directory) if path not in written]
         written.update(new)

@@ -59,12 +59,17 @@ def bias_corrected(
         for number, block in enumerate(blocks):
             layer = block.convolution
             stack.enter_context(_calling(layer, measuring(number, layer, layer.call)))
-        for start in range(0, len(pictures), _BATCH):
-            peer(pictures[start : start + _BATCH], training=False)
+        for batch in in_batches(pictures):
+            peer(batch, training=False)
     with contextlib.ExitStack() as stack:
         for block, moved in zip(blocks, sums, strict=True):
             stack.enter_context(shifted(block.normalization.moving_mean, moved))
         yield
+
+
+def in_batches(pictures: np.ndarray) -> list[np.ndarray]:
+    """Returns the pictures in parts that a network can take at once."""
+    return [pictures[n : n + _BATCH] for n in range(0, len(pictures), _BATCH)]
 
 
 @contextlib.contextmanager

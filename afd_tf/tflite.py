@@ -21,6 +21,7 @@ from afd_tf.models import Peer
 from afd_tf.quantization import (
     SMALLEST_ROUNDED_ALONE,
     bias_corrected,
+    in_batches,
     normalizing_in_one_operator,
     shifted,
 )
@@ -35,6 +36,8 @@ QUANTIZATIONS = {
     "int8": "weights and activations int8, sums int32; outputs dequantised inside, so "
     "that they are float32 in every format",
 }
+# Those that need training pictures.
+CALIBRATED = ("dynamic", "int8")
 
 
 class Operator(NamedTuple):
@@ -72,7 +75,7 @@ def write(
       description: what goes into the file beside the model; JSON, with "format".
       path: the file.
       quantization: of `QUANTIZATIONS`.
-      pictures: uint8 [n, h, w, c], for "dynamic" and "int8", which are corrected so
+      pictures: uint8 [n, h, w, c], for `CALIBRATED` ones, which are corrected so
         that maps and logits keep their means over them; "int8" takes the range of every
         activation from them as well.
 
@@ -85,7 +88,7 @@ def write(
       UserError: TFLite has no operator for something in the network.
     """
     convert = functools.partial(_convert, peer, description, quantization, pictures)
-    if quantization in ("dynamic", "int8"):
+    if quantization in CALIBRATED:
         content = _convert_corrected(peer, convert, quantization, pictures)
     else:
         content = convert()
@@ -145,8 +148,7 @@ def _convert_corrected(peer, convert, quantization, pictures) -> bytes:
 
     What is then left of a mean error of the logits comes off the classifier's bias.
     """
-    batches = np.array_split(pictures, -(-len(pictures) // 100))
-    expected = np.concatenate([peer(batch).logits for batch in batches])
+    expected = np.concatenate([peer(each).logits for each in in_batches(pictures)])
     with contextlib.ExitStack() as stack:
         if quantization == "int8":
             stack.enter_context(bias_corrected(peer, pictures))
