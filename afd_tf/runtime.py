@@ -9,10 +9,21 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from afd_tf import rendezvous
 from afd_tf.errors import UserError, unknown_name
 
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+# What TensorFlow raises in the other workers when one is lost.
+LOST_WORKER = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
 
 _STRATEGY = flags.DEFINE_string(
     "strategy",
@@ -56,8 +67,8 @@ def strategy_from_flags() -> tf.distribute.Strategy:
     name = _STRATEGY.value
     if name not in STRATEGIES:
         raise unknown_name("strategy", name, STRATEGIES)
-    if name == "multi_worker" or (name == "auto" and os.environ.get("TF_CONFIG")):
-        _check_tf_config()
+    if _is_multi_worker():
+        rendezvous.meet(*_tf_config())
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu_strategy()
@@ -68,13 +79,31 @@ def strategy_from_flags() -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _check_tf_config() -> None:
+def _is_multi_worker() -> bool:
+    automatic = _STRATEGY.value == "auto" and bool(os.environ.get("TF_CONFIG"))
+    return automatic or _STRATEGY.value == "multi_worker"
+
+
+def workers_from_flags() -> int:
+    """Returns how many processes train together.
+
+    Raises:
+      UserError: TF_CONFIG should say it, and does not.
+    """
+    if not _is_multi_worker():
+        return 1
+    cluster, _ = _tf_config()
+    return sum(map(len, cluster.values()))
+
+
+def _tf_config() -> tuple[dict, dict]:
+    """Returns the cluster and the task of this process."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         config = json.loads(text)
-        addresses = config["cluster"][config["task"]["type"]]
-        if int(config["task"]["index"]) < len(addresses):
-            return
+        cluster, task = config["cluster"], config["task"]
+        if int(task["index"]) < len(cluster[task["type"]]):
+            return cluster, task
     except (ValueError, KeyError, TypeError):
         pass
     raise UserError(
@@ -125,6 +154,10 @@ class Crew:
     def chiefs(self, *values: float) -> list[float]:
         """Returns the chief's values on all workers; all of them must call it."""
         return self.add(*(value if self.is_chief else 0 for value in values))
+
+    def meet(self) -> None:
+        """Waits until all workers have come here."""
+        self.add(0)
 
     def _addition(self, strategy) -> Callable[[Sequence[float]], np.ndarray]:
         local = strategy.num_replicas_in_sync // self.workers

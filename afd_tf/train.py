@@ -8,16 +8,17 @@ save first. The last line on stdout is `summary.json` as one line.
 """
 
 import json
-import os
 import re
-import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from afd_tf import preemption
 from afd_tf.command_line import prepare_environment, refuse_arguments, run
 
 _STARTED = time.time()
+_STOP = preemption.StopSignal()
+if __name__ == "__main__":
+    _STOP.listen()
 prepare_environment(training=True)
 
 import tensorflow as tf  # noqa: E402
@@ -28,7 +29,6 @@ from afd_tf.checkpoint import Checkpoints  # noqa: E402
 from afd_tf.errors import UserError  # noqa: E402
 from afd_tf.journal import (  # noqa: E402
     Journal,
-    progress,
     resolved_flags,
     run_dir_from_flags,
     say,
@@ -40,6 +40,15 @@ from afd_tf.loop import (  # noqa: E402
     remaining_steps,
     training_function,
 )
+from afd_tf.summary import (  # noqa: E402
+    StartUp,
+    describe,
+    describe_learning_rates,
+    epoch_metrics,
+    report_epoch,
+    summarize,
+    with_bar,
+)
 from afd_tf.teacher import teachers_from_flags  # noqa: E402
 
 _EPOCHS = flags.DEFINE_integer("epochs", 300, "Length of the run.", lower_bound=1)
@@ -49,8 +58,6 @@ _SAVE_MINUTES = flags.DEFINE_float(
     "A checkpoint is written after each epoch, and within one after this time.",
     lower_bound=0,
 )
-
-
 _ON_NAN = flags.DEFINE_enum(
     "on_nan",
     "stop",
@@ -62,64 +69,40 @@ _MAX_RESTORES = flags.DEFINE_integer(
     "max_restores", 3, "How many such steps are passed over.", lower_bound=1
 )
 
-# What TensorFlow raises in the other workers when one is lost.
-_LOST_WORKER = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-)
-
-
-class StopSignal:
-    """Notes SIGTERM and Ctrl-C; a second Ctrl-C is Python's own."""
-
-    def __init__(self):
-        self.received: int | None = None
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
-
-    def _note(self, number, frame):
-        if self.received is None:
-            say("stopping: saving a checkpoint first.")
-        self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 def main(argv: list[str]) -> int | None:
     """Runs the training that the command line describes."""
     refuse_arguments(argv)
-    strategy = runtime.strategy_from_flags()
-    crew = runtime.Crew(strategy)
+    workers = runtime.workers_from_flags()
     try:
-        return train(strategy, crew)
-    except _LOST_WORKER as error:
-        if crew.workers == 1:
+        strategy = runtime.strategy_from_flags()
+        return train(strategy, runtime.Crew(strategy))
+    except runtime.LOST_WORKER as error:
+        if workers == 1:
             raise
+        if _STOP.received is not None:
+            say("stopped: another worker was lost before this one could save.")
+            return _STOP.exit_code
         # The strategy cannot go on, and cannot be made again in this process.
-        say(
-            f"another worker was lost ({type(error).__name__}): starting again with "
-            "all of them."
+        kind = type(error).__name__
+        return preemption.start_again(
+            "afd_tf.train", f"another worker was lost ({kind})"
         )
-        sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "afd_tf.train", *sys.argv[1:]])
 
 
 def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
     """Trains; returns the exit code."""
-    imported = time.time()
+    start_up = StartUp(_STARTED)
+    start_up.passed("imports")
     distill.set_method_defaults()
     runtime.precision_from_flags()
     batch_size = runtime.batch_size_from_flags(strategy)
-    epochs = _EPOCHS.value
     seed = runtime.seed_from_flags()
 
     run_dir = run_dir_from_flags(default_run_name())
     journal = Journal(run_dir, resolved_flags())
     dataset = data.from_flags(expected=journal.info)
-    loaded = time.time()
+    start_up.passed("data")
 
     steps_per_epoch = dataset.steps_per_epoch(batch_size)
     with strategy.scope():
@@ -127,8 +110,8 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
         # A wrong --peer shows now, not at the export after the training.
         runner.chosen_peer_from_flags(peers)
         method = distill.method_from_flags(peers, teachers_from_flags(dataset.info))
-        method.compile(epochs=epochs, steps_per_epoch=steps_per_epoch)
-    total_epochs = method.preparation_epochs + epochs
+        method.compile(epochs=_EPOCHS.value, steps_per_epoch=steps_per_epoch)
+    epochs = method.preparation_epochs + method.epochs
     checkpoints = Checkpoints(run_dir, method)
     state = restored_state(checkpoints, crew)
     if crew.is_chief:
@@ -137,7 +120,10 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
         describe(method, dataset, strategy, state, run_dir)
         describe_learning_rates(method, batch_size)
     state["replicas"] = strategy.num_replicas_in_sync
-    built = time.time()
+    if not state["step"] and _ON_NAN.value == "restore":
+        # What there is to go back to in the first epoch.
+        save(checkpoints, state, crew)
+    start_up.passed("networks")
 
     def batches():
         return iter(
@@ -146,7 +132,7 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
                 lambda **part: dataset.train_batches(
                     batch_size=batch_size,
                     seed=seed,
-                    epochs=total_epochs,
+                    epochs=epochs,
                     first_step=state["step"],
                     **part,
                 ),
@@ -156,48 +142,46 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
     iterator = batches()
     take_steps = None
     evaluate = evaluation_function(method, strategy, dataset)
-    stop = StopSignal()
     accuracies: dict[str, float] = {}
-    while state["step"] < total_epochs * steps_per_epoch:
+    _STOP.saving = True
+    while state["step"] < epochs * steps_per_epoch:
         epoch, done = divmod(state["step"], steps_per_epoch)
         preparing = epoch < method.preparation_epochs
         if take_steps is None or preparing != method.preparing:
             method.preparing = preparing
             names: list[str] = []
             take_steps = training_function(method, strategy, iterator, names)
-        saved = time.time()
-        with progress(
-            f"epoch {epoch + 1}/{total_epochs}",
-            dataset.info.examples["train"],
-            done * batch_size,
-        ) as bar:
-            bursts = remaining_steps(
+        bursts = with_bar(
+            remaining_steps(
                 take_steps,
                 iterator,
                 names,
                 state,
                 steps_per_epoch=steps_per_epoch,
                 crew=crew,
-            )
-            try:
-                for taken in bursts:
-                    if built:
-                        announce_first_step(imported, loaded, built)
-                        built = None
-                    bar.update(min(taken * batch_size, bar.total - bar.n))
-                    (stopping,) = crew.add(stop.received is not None)
-                    # The checkpoint of an epoch's end follows its line of metrics.
-                    unfinished = state["step"] % steps_per_epoch
-                    if unfinished and stopping:
-                        save(checkpoints, state, crew)
-                        return stop_early(run_dir, stop.received)
-                    if unfinished and time.time() - saved > 60 * _SAVE_MINUTES.value:
-                        save(checkpoints, state, crew)
-                        saved = time.time()
-            except NotFiniteError as error:
-                state = state_before(error, state, checkpoints, crew)
-                iterator = batches()
-                continue
+            ),
+            f"epoch {epoch + 1}/{epochs}",
+            done=done * batch_size,
+            total=dataset.info.examples["train"],
+            batch_size=batch_size,
+        )
+        saved = time.time()
+        try:
+            for _ in bursts:
+                start_up.first_step()
+                if state["step"] % steps_per_epoch == 0:
+                    # This checkpoint follows the epoch's line of metrics.
+                    continue
+                stopping = is_stopping(crew)
+                if stopping or time.time() - saved > 60 * _SAVE_MINUTES.value:
+                    save(checkpoints, state, crew)
+                    saved = time.time()
+                if stopping:
+                    return stop_early(run_dir)
+        except NotFiniteError as error:
+            state = state_before(error, state, checkpoints, crew)
+            iterator = batches()
+            continue
 
         measured = {}
         if not preparing:
@@ -212,22 +196,25 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
             save(checkpoints, state, crew, best=True)
         if crew.is_chief:
             journal.log_epoch(metrics)
-            report_epoch(metrics, total_epochs, peers)
+            report_epoch(metrics, epochs, peers)
         save(checkpoints, state, crew)
-        (stopping,) = crew.add(stop.received is not None)
-        if stopping and epoch + 1 < total_epochs:
-            return stop_early(run_dir, stop.received)
+        if is_stopping(crew) and epoch + 1 < epochs:
+            return stop_early(run_dir)
 
     accuracies = accuracies or evaluate("test")
-    if not crew.is_chief:
-        return None
-    summary = summarize(method, dataset, state, accuracies)
-    journal.write_summary(summary)
-    if artifact.export_wanted():
-        summary["exported"] = artifact.export_from_flags(run_dir, dataset)
-        journal.write_summary(summary)
-    print(json.dumps(summary))
+    if crew.is_chief:
+        end(journal, dataset, summarize(method, dataset, state, accuracies))
+    # Who ends, ends well only if the chief has.
+    crew.meet()
     return None
+
+
+def end(journal: Journal, dataset: data.Dataset, summary: dict) -> None:
+    """Exports if that is wanted, then says that the run is at its end."""
+    if artifact.export_wanted():
+        summary["exported"] = artifact.export_from_flags(journal.directory, dataset)
+    journal.write_summary(summary)
+    print(json.dumps(summary))
 
 
 def restored_state(checkpoints: Checkpoints, crew: runtime.Crew) -> dict:
@@ -256,6 +243,7 @@ def save(checkpoints, state: dict, crew: runtime.Crew, best: bool = False) -> No
     """Writes a checkpoint, for all workers."""
     if crew.is_chief:
         checkpoints.save(state, best=best)
+    preemption.note_progress()
 
 
 def state_before(
@@ -270,8 +258,6 @@ def state_before(
     if _ON_NAN.value == "stop" or len(skipped) > _MAX_RESTORES.value:
         raise error
     before = checkpoints.restore(mend=crew.is_chief)
-    if before is None:
-        raise error
     say(f"{error} Going back to step {before['step']} and passing over that batch.")
     return {**before, "skipped": skipped}
 
@@ -283,70 +269,6 @@ def default_run_name() -> str:
     return re.sub(r"[^\w.]+", "-", name)
 
 
-def describe(method, dataset, strategy, state, run_dir) -> None:
-    """Says what is about to run."""
-    info = dataset.info
-    shape = "x".join(map(str, info.image_shape))
-    say(
-        f"{info.name}: {info.examples['train']:,} training and "
-        f"{info.examples['test']:,} test pictures of {shape}, {info.num_classes} "
-        f"classes, augmentation {info.augment}."
-    )
-    peers = ", ".join(f"{peer.name} ({peer.parameters:,})" for peer in method.peers)
-    taught = ", ".join(teacher.name for teacher in method.frozen_teachers)
-    replicas = strategy.num_replicas_in_sync
-    say(
-        f"{type(method).__name__}: {peers}{taught and f', taught by {taught}'} on "
-        f"{replicas} replica(s)."
-    )
-    if state["step"]:
-        before = state.get("replicas", replicas)
-        changed = (
-            f", of {before} replica(s), on {replicas}" if before != replicas else ""
-        )
-        say(f"continuing {run_dir} after step {state['step']}{changed}.")
-
-
-def describe_learning_rates(method, batch_size: int) -> None:
-    """Says which learning rates are used at this step, and that they are not scaled."""
-    # By the loss; the same for all peers.
-    rates = {
-        each.name.partition("/")[2]: f"{float(each.optimizer.learning_rate):g}"
-        for each in method.objectives
-    }
-    say(
-        f"a batch is {batch_size} pictures, over all replicas; learning rates are for "
-        "the whole batch and are never scaled: "
-        f"{', '.join(f'{loss} {rate}' for loss, rate in rates.items())}."
-    )
-
-
-def announce_first_step(imported: float, loaded: float, built: float) -> None:
-    """Says how long a user waited for the first step, and for what."""
-    now = time.time()
-    say(
-        f"first step finished {now - _STARTED:.1f} s after the command: imports "
-        f"{imported - _STARTED:.1f}, data {loaded - imported:.1f}, networks "
-        f"{built - loaded:.1f}, tracing and step {now - built:.1f}."
-    )
-
-
-def epoch_metrics(
-    state: Mapping, names: Sequence[str], steps_per_epoch: int, measured: Mapping
-) -> dict[str, float]:
-    """Returns the epoch's line of metrics: means over its steps, and accuracies."""
-    metrics = {"epoch": state["step"] // steps_per_epoch, "step": state["step"]}
-    epoch = range(state["step"] - steps_per_epoch, state["step"])
-    steps = steps_per_epoch - sum(step in epoch for step in state["skipped"])
-    metrics |= {
-        f"train/{name}": value / steps
-        for name, value in zip(names, state["sums"], strict=True)
-    }
-    for split, accuracies in measured.items():
-        metrics |= {f"{split}/{name}": value for name, value in accuracies.items()}
-    return metrics
-
-
 def note_best(state: dict, validation: Mapping[str, float], epoch: int) -> bool:
     """Notes in `state` an epoch that is the best on validation; returns if it is."""
     before = state["best_validation"]
@@ -356,63 +278,16 @@ def note_best(state: dict, validation: Mapping[str, float], epoch: int) -> bool:
     return True
 
 
-def stop_early(run_dir, received: int | None) -> int:
+def is_stopping(crew: runtime.Crew) -> bool:
+    """Returns whether a signal came to any worker."""
+    (signals,) = crew.add(int(_STOP.received is not None))
+    return signals > 0
+
+
+def stop_early(run_dir) -> int:
     """Says how to go on, and returns the exit code."""
     say(f"stopped; saved in {run_dir}. The same command goes on from there.")
-    return 130 if received == signal.SIGINT else 0
-
-
-def report_epoch(metrics: Mapping[str, float], epochs: int, peers) -> None:
-    """Prints an epoch in one line."""
-    losses = {
-        name.split("/", 1)[1]: f"{value:.3f}"
-        for name, value in metrics.items()
-        if "/loss_" in name
-    }
-    logit = [value for name, value in losses.items() if name.endswith("/loss_logit")]
-    if logit:
-        accuracies = ", ".join(
-            f"{peer.name} {metrics[f'test/peer_{number}/accuracy']:.2%}"
-            for number, peer in enumerate(peers)
-        )
-        shown = (
-            f"losses {', '.join(logit)}; test {accuracies}, "
-            f"ensemble {metrics['test/ensemble/accuracy']:.2%}"
-        )
-    else:
-        shown = "preparation, " + ", ".join(map(" ".join, losses.items()))
-    say(f"epoch {metrics['epoch']}/{epochs}: {shown}")
-
-
-def summarize(method, dataset, state, accuracies: Mapping[str, float]) -> dict:
-    """Returns `summary.json`; accuracies are of the last epoch, on the test split."""
-    values = resolved_flags()
-    epochs = method.preparation_epochs + _EPOCHS.value
-    pictures = epochs * dataset.info.examples["train"]
-    summary = {
-        "dataset": dataset.info.name,
-        "method": values["method"],
-        "peers": [
-            {
-                "name": peer.name,
-                "parameters": peer.parameters,
-                "multiply_adds": models.multiply_adds(peer, dataset.info.image_shape),
-                "accuracy": accuracies[f"peer_{number}/accuracy"],
-            }
-            for number, peer in enumerate(method.peers)
-        ],
-        "mean_accuracy": accuracies["mean/accuracy"],
-        "ensemble_accuracy": accuracies["ensemble/accuracy"],
-        "epochs": _EPOCHS.value,
-        "preparation_epochs": method.preparation_epochs,
-        "batch_size": int(values["batch_size"]),
-        "seed": int(values["seed"]),
-        "seconds": round(state["seconds"], 1),
-        "images_per_second": round(pictures / state["seconds"], 1),
-    }
-    if state["best_validation"]:
-        summary["best_validation"] = state["best_validation"]
-    return summary
+    return _STOP.exit_code
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ ROOT = Path(__file__).absolute().parents[1]
 
 # Left to right: a file imports from its own place or from the left of it.
 LAYERS = (
-    ("__init__", "command_line", "errors", "runtime", "turns"),
+    ("__init__", "command_line", "errors", "rendezvous", "runtime", "turns"),
     ("data",),
     ("models",),
     ("distill",),
     ("loop",),
     ("bare_loop", "checkpoint", "communication", "journal", "method_cost"),
-    ("artifact_worker", "runner"),
+    ("artifact_worker", "preemption", "runner", "summary"),
     ("measurement", "quantization", "teacher"),
     ("analysis", "artifact", "artifact_cost", "saved_model", "tflite"),
 )

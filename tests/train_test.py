@@ -18,6 +18,7 @@ from afd_tf.errors import UserError
 from afd_tf.journal import read_flags
 from afd_tf.measurement import measure
 from afd_tf.runner import load_runner
+from tests import poisoned
 
 EPOCHS = 3
 # More of them make a longer experiment of the same test.
@@ -262,39 +263,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-# A batch whose first loss is not a number, whenever it comes.
-POISONED = """
-import sys
-import tensorflow as tf
-from afd_tf import data, train
-from afd_tf.command_line import run
-from afd_tf.distill.method import Method
-
-step = int(sys.argv.pop(1))
-digits = data.load("digits", validation_examples=100)
-batch = next(iter(digits.train_batches(
-    batch_size=32, seed=0, epochs=3, first_step=step)))
-poison = int(tf.reduce_sum(tf.cast(batch["image"], tf.int64)))
-train_step = Method.train_step
-
-
-def poisoned(self, batch):
-    metrics = train_step(self, batch)
-    bad = tf.reduce_sum(tf.cast(batch["image"], tf.int64)) == poison
-    metrics["peer_0/loss_logit"] += tf.where(bad, float("nan"), 0.0)
-    return metrics
-
-
-Method.train_step = poisoned
-run(train.main)
-"""
-
-
-def poisoned(run_dir, step, *more):
+def train_poisoned(run_dir, steps, *more):
     return subprocess.run(
         [
-            *(sys.executable, "-c", POISONED, str(step), *FLAGS, "--method=dml"),
-            *(f"--run_dir={run_dir}", "--save_minutes=0", *more),
+            *(sys.executable, "-m", poisoned.__name__, *FLAGS, "--method=dml"),
+            *(f"--run_dir={run_dir}", f"--poisoned_steps={steps}", *more),
         ],
         capture_output=True,
         text=True,
@@ -302,25 +275,33 @@ def poisoned(run_dir, step, *more):
     )
 
 
-def test_a_batch_that_is_not_finite_is_passed_over(undisturbed, tmp_path):
-    steps = -(-(1437 - 100) // 32)
-    step = steps + 5  # of the second epoch
-    result = poisoned(tmp_path / "restored", step, "--on_nan=restore")
+def test_batches_that_are_not_finite_are_passed_over(tmp_path):
+    run_dir, steps = tmp_path / "restored", -(-(1437 - 100) // 32)
+    # In the first epoch, before anything was trained, and in the second.
+    bad = [1, steps + 5]
+    result = train_poisoned(run_dir, f"1,{steps + 5}", "--on_nan=restore", "--epochs=2")
     assert result.returncode == 0, result.stderr[-3000:]
-    assert f"step {step + 1}: peer_0/loss_logit is nan" in result.stderr
-    assert "passing over that batch" in result.stderr
-    (*_, last) = sorted((tmp_path / "restored" / "checkpoints").glob("step_*"))
+    for step, before in zip(bad, (0, steps), strict=True):
+        assert f"step {step + 1}: peer_0/loss_logit is nan" in result.stderr
+        going_back = f"Going back to step {before} and passing over that batch"
+        assert going_back in result.stderr
+    (*_, last) = sorted((run_dir / "checkpoints").glob("step_*"))
     state = json.loads((last / "state.json").read_text())
-    assert (state["step"], state["skipped"]) == (EPOCHS * steps, [step])
-    text = (tmp_path / "restored" / "metrics.jsonl").read_text()
+    assert (state["step"], state["skipped"]) == (2 * steps, bad)
     assert all(
         np.isfinite(value)
-        for line in text.splitlines()
+        for line in (run_dir / "metrics.jsonl").read_text().splitlines()
         for value in json.loads(line).values()
     )
-    stopped = poisoned(tmp_path / "stopped", step)
-    assert stopped.returncode == 1
-    assert "The last good checkpoint is kept" in stopped.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--on_nan=restore", "--max_restores=1")])
+def test_batches_that_are_not_finite_stop_the_run(tmp_path, more):
+    result = train_poisoned(tmp_path / "stopped", "1,2", *more)
+    assert result.returncode == 1
+    (message,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
+    assert message.startswith(f"error: step {3 if more else 2}: peer_0/loss_logit is")
+    assert "The last good checkpoint is kept" in message
 
 
 def refused(*more, **values):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from afd_tf.communication import free_addresses, tf_config
+from tests import poisoned
 
 FLAGS = [
     "--dataset=digits",
@@ -22,9 +23,9 @@ FLAGS = [
 ]
 
 
-def start(run_dir, addresses, number):
+def start(run_dir, addresses, number, *more, program="afd_tf.train"):
     return subprocess.Popen(
-        [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}"],
+        [sys.executable, "-m", program, *FLAGS, f"--run_dir={run_dir}", *more],
         env={**os.environ, **tf_config(addresses, number)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -139,6 +140,36 @@ def test_a_chief_that_cannot_write_ends_and_comes_back(undisturbed, tmp_path):
     (_, stderr), _ = finish(processes)
     assert f"continuing {run_dir} after step" in stderr
     assert lines(run_dir) == lines(undisturbed[0])
+
+
+def test_who_waits_for_another_says_so_and_heeds_a_signal(tmp_path):
+    run_dir = tmp_path / "waiting"
+    # Each waits for the other one of its own pair.
+    processes = [start(run_dir, free_addresses(2), number) for number in (0, 1)]
+    for number, process in enumerate(processes):
+        wait_for(process, f"waiting for worker {1 - number} (localhost:")
+        process.send_signal(signal.SIGTERM)
+    for _, stderr in finish(processes):
+        assert stderr == "interrupted.\n"
+    assert not run_dir.exists()
+
+
+def test_what_is_not_finite_on_one_worker_takes_all_back(undisturbed, tmp_path):
+    run_dir, addresses = tmp_path / "restored", free_addresses(2)
+    step = lines(undisturbed[0])[0]["step"] + 3  # of the second epoch
+    more = (f"--poisoned_steps={step}", "--on_nan=restore")
+    processes = [
+        start(run_dir, addresses, number, *more, program=poisoned.__name__)
+        for number in (0, 1)
+    ]
+    for _, stderr in finish(processes):
+        assert f"step {step + 1}: peer_0/loss_logit is nan" in stderr
+        assert "passing over that batch" in stderr
+    first, second = lines(run_dir)
+    assert first == lines(undisturbed[0])[0]
+    assert second["step"] == lines(undisturbed[0])[1]["step"]
+    assert second != lines(undisturbed[0])[1]
+    assert all(np.isfinite(value) for value in second.values())
 
 
 def test_every_worker_refuses_a_checkpoint_of_another_version(undisturbed, tmp_path):
