@@ -178,9 +178,13 @@ class Dataset:
                 f"replicas: choose another --batch_size than {batch_size}."
             )
         batches = self._splits["train"].train_batches(
-            batch_size=batch_size, seed=seed, epochs=epochs, first_step=first_step
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            first_step=first_step,
+            share=_share(replicas, own),
         )
-        return _slices(batches, replicas, own).prefetch(tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
     @tf.autograph.experimental.do_not_convert
     def evaluation_batches(
@@ -212,28 +216,14 @@ class Dataset:
                 f"{self.info.name} has no split {split!r}; it has "
                 f"{', '.join(self._splits)}."
             )
-        batches = self._splits[split].evaluation_batches(batch_size=batch_size)
-        return _slices(batches, replicas, own).prefetch(tf.data.AUTOTUNE)
+        batches = self._splits[split].evaluation_batches(
+            batch_size=batch_size, share=_share(replicas, own)
+        )
+        return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _slices(
-    batches: tf.data.Dataset, replicas: int, own: range | None
-) -> tf.data.Dataset:
-    """Cuts every batch into one element per replica, and gives this process its own."""
-    if replicas == 1:
-        return batches
-
-    def cut(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        size = tf.shape(batch["label"], tf.int64)[0]
-
-        def one(replica: tf.Tensor) -> dict[str, tf.Tensor]:
-            start, stop = replica * size // replicas, (replica + 1) * size // replicas
-            return {name: values[start:stop] for name, values in batch.items()}
-
-        numbers = range(replicas) if own is None else own
-        return tf.data.Dataset.range(numbers.start, numbers.stop).map(one)
-
-    return batches.flat_map(cut)
+def _share(replicas: int, own: range | None) -> readers.Share:
+    return readers.Share(replicas, range(replicas) if own is None else own)
 
 
 def load(

@@ -1,5 +1,6 @@
 """Turns the pictures of one split into batches, from memory or as a stream."""
 
+import dataclasses
 import functools
 from typing import Protocol
 
@@ -16,16 +17,72 @@ _EVALUATION_FRACTION = 0.875
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
 
 
+# A whole number, in Python, NumPy or TensorFlow.
+Integer = int | np.ndarray | tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process takes of every batch: an element for each of its replicas.
+
+    Replica r of R takes the pictures r * B // R to (r + 1) * B // R of B.
+
+    Attributes:
+      replicas: R, of all processes together.
+      own: those of this process.
+    """
+
+    replicas: int = 1
+    own: range = range(1)
+
+    def bounds(self, size: Integer) -> tuple[Integer, Integer]:
+        """Returns where this process' pictures of a batch of `size` begin and end."""
+        return (
+            self.own.start * size // self.replicas,
+            self.own.stop * size // self.replicas,
+        )
+
+    def holds(self, place: Integer, size: Integer) -> Integer:
+        """Returns whether a place in a batch of `size` is this process', as bool."""
+        start, stop = self.bounds(size)
+        return (start <= place) & (place < stop)
+
+    def deal(
+        self, batches: tf.data.Dataset, first: Integer = 0, size: Integer | None = None
+    ) -> tf.data.Dataset:
+        """Cuts every batch into one element for each replica of this process.
+
+        Args:
+          batches: of pictures in a row, among them all of this process.
+          first: the place of the first one in the whole batch, int64.
+          size: of the whole batch, int64; None where `batches` are whole.
+        """
+        if self.replicas == 1:
+            return batches
+
+        def cut(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            whole = tf.shape(batch["label"], tf.int64)[0] if size is None else size
+
+            def one(replica: tf.Tensor) -> dict[str, tf.Tensor]:
+                start = replica * whole // self.replicas - first
+                stop = (replica + 1) * whole // self.replicas - first
+                return {name: values[start:stop] for name, values in batch.items()}
+
+            return tf.data.Dataset.range(self.own.start, self.own.stop).map(one)
+
+        return batches.flat_map(cut)
+
+
 class Reader(Protocol):
     """One split. `Dataset` says what the batches are."""
 
     def train_batches(
-        self, *, batch_size: int, seed: int, epochs: int, first_step: int
+        self, *, batch_size: int, seed: int, epochs: int, first_step: int, share: Share
     ) -> tf.data.Dataset:
-        """Returns the batches of global steps `first_step` to the last."""
+        """Returns the share of the batches of global steps `first_step` to the last."""
 
-    def evaluation_batches(self, *, batch_size: int) -> tf.data.Dataset:
-        """Returns every picture once, with weights."""
+    def evaluation_batches(self, *, batch_size: int, share: Share) -> tf.data.Dataset:
+        """Returns the share of batches that hold every picture once, with weights."""
 
     def labels(self) -> np.ndarray:
         """Returns all labels, int32 [n]."""
@@ -68,7 +125,7 @@ class MemoryReader:
         self._tensors = tensors
 
     def train_batches(
-        self, *, batch_size: int, seed: int, epochs: int, first_step: int
+        self, *, batch_size: int, seed: int, epochs: int, first_step: int, share: Share
     ) -> tf.data.Dataset:
         """See `Reader`."""
         images, labels = self._tensors()
@@ -93,13 +150,13 @@ class MemoryReader:
             )
             return {"image": pixels, "label": tf.gather(labels, chosen)}
 
-        return (
+        return share.deal(
             tf.data.Dataset.range(first_step // steps, epochs)
             .flat_map(epoch_steps)
             .map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         )
 
-    def evaluation_batches(self, *, batch_size: int) -> tf.data.Dataset:
+    def evaluation_batches(self, *, batch_size: int, share: Share) -> tf.data.Dataset:
         """See `Reader`."""
         images, labels = self._tensors()
         indices = _constant(self._indices)
@@ -116,8 +173,10 @@ class MemoryReader:
             }
             return _with_batch_size(batch, batch_size)
 
-        return tf.data.Dataset.range(0, count, batch_size).map(
-            make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        return share.deal(
+            tf.data.Dataset.range(0, count, batch_size).map(
+                make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
         )
 
     def labels(self) -> np.ndarray:
@@ -141,9 +200,8 @@ class MemoryReader:
 class StreamReader:
     """Pictures that do not fit into memory: read, decoded and cut when needed.
 
-    Order and augmentation are made from (seed, epoch) and the picture's position,
-    so a run that skips to `first_step` sees what it would have seen. (The shuffle
-    buffer of a tfds source also depends on `tf.random.set_seed`.)
+    Order and augmentation are made from (seed, epoch) and the picture's place in it,
+    so a run that skips to `first_step` sees what it would have seen.
 
     Args:
       source: where the pictures come from.
@@ -171,48 +229,52 @@ class StreamReader:
         self._padding = padding
 
     def train_batches(
-        self, *, batch_size: int, seed: int, epochs: int, first_step: int
+        self, *, batch_size: int, seed: int, epochs: int, first_step: int, share: Share
     ) -> tf.data.Dataset:
-        """See `Reader`."""
+        """See `Reader`; only the share is decoded."""
         count = len(self._indices)
         steps = -(-count // batch_size)
 
-        def decode(position, example):
-            image = self._source.decode(example[0])
-            if self._augment == "imagenet":
-                image = augment_lib.random_resized_crop_flip_one(
-                    image,
-                    _seed(seed, position, _AUGMENT_STREAM),
-                    size=self._source.image_shape[:2],
-                )
-            else:
-                image = self._central_crop(image)
-            return (
-                position,
-                tf.ensure_shape(image, self._source.image_shape),
-                example[1],
-            )
+        def size(step: tf.Tensor) -> tf.Tensor:
+            return tf.minimum(count - step * batch_size, batch_size)
 
-        def finish(positions, images, labels):
-            if self._augment == "cifar":
-                images = augment_lib.pad_crop_flip(
-                    images,
-                    _seed(seed, positions[0], _AUGMENT_STREAM),
-                    padding=self._padding,
-                )
-            return {"image": images, "label": labels}
+        def own_size(step: tf.Tensor) -> tf.Tensor:
+            start, stop = share.bounds(size(step))
+            return stop - start
+
+        def one_batch(step: tf.Tensor, pictures: tf.data.Dataset) -> tf.data.Dataset:
+            first, _ = share.bounds(size(step))
+            batch = pictures.map(lambda place, picture: picture).batch(batch_size)
+            return share.deal(batch, first, size(step))
 
         def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            skipped = tf.maximum(first_step - epoch * steps, 0) * batch_size
-            return (
-                self._source.examples(
-                    self._split, self._indices, _seed(seed, epoch, _ORDER_STREAM)
+            def decode(place, example):
+                seed_of_picture = _seed(seed, epoch * count + place, _AUGMENT_STREAM)
+                image = self._augmented(
+                    self._source.decode(example[0]), seed_of_picture
                 )
-                .skip(skipped)
-                .enumerate(epoch * count + skipped)
+                return place, {"image": image, "label": example[1]}
+
+            skipped = tf.maximum(first_step - epoch * steps, 0) * batch_size
+            examples = self._source.examples(
+                self._split, self._indices, _seed(seed, epoch, _ORDER_STREAM)
+            )
+            return (
+                examples.skip(skipped)
+                .enumerate(skipped)
+                .filter(
+                    lambda place, _: share.holds(
+                        place % batch_size, size(place // batch_size)
+                    )
+                )
                 .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-                .batch(batch_size)
-                .map(finish)
+                # `batch` knows one size; in the last batch, which is smaller, a share
+                # may be larger than in the others.
+                .group_by_window(
+                    lambda place, _: place // batch_size,
+                    one_batch,
+                    window_size_func=own_size,
+                )
                 .prefetch(tf.data.AUTOTUNE)
             )
 
@@ -220,19 +282,31 @@ class StreamReader:
             epoch_batches
         )
 
-    def evaluation_batches(self, *, batch_size: int) -> tf.data.Dataset:
-        """See `Reader`."""
+    def evaluation_batches(self, *, batch_size: int, share: Share) -> tf.data.Dataset:
+        """See `Reader`; only the share is decoded."""
+        count = len(self._indices)
+        start, stop = share.bounds(batch_size)
+        places = np.arange(-(-count // batch_size) * batch_size)
+        places = places[share.holds(places % batch_size, batch_size)]
 
-        def pad(images, labels):
-            missing = batch_size - tf.shape(labels)[0]
-            batch = {
-                "image": tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]),
-                "label": tf.pad(labels, [[0, missing]]),
-                "weight": tf.pad(tf.ones_like(labels, tf.float32), [[0, missing]]),
+        def with_weight(image, label):
+            return {"image": image, "label": label, "weight": tf.constant(1.0)}
+
+        # They all come last.
+        fillers = tf.data.Dataset.from_tensors(
+            {
+                "image": tf.zeros(self._source.image_shape, tf.uint8),
+                "label": tf.constant(0, tf.int32),
+                "weight": tf.constant(0.0),
             }
-            return _with_batch_size(batch, batch_size)
-
-        return self._cropped(self._indices).batch(batch_size).map(pad)
+        ).repeat(np.count_nonzero(places >= count))
+        batches = (
+            self._cropped(self._indices[places[places < count]])
+            .map(with_weight)
+            .concatenate(fillers)
+            .batch(stop - start, drop_remainder=True)
+        )
+        return share.deal(batches, start, batch_size)
 
     def labels(self) -> np.ndarray:
         """See `Reader`."""
@@ -264,6 +338,22 @@ class StreamReader:
         return self._source.examples(self._split, indices, None).map(
             decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+
+    def _augmented(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a decoded picture as a training step sees it."""
+        shape = self._source.image_shape
+        if self._augment == "imagenet":
+            image = augment_lib.random_resized_crop_flip_one(
+                image, seed, size=shape[:2]
+            )
+        else:
+            image = self._central_crop(image)
+        image = tf.ensure_shape(image, shape)
+        if self._augment == "cifar":
+            image = augment_lib.pad_crop_flip(
+                image[tf.newaxis], seed, padding=self._padding
+            )[0]
+        return image
 
     def _central_crop(self, image: tf.Tensor) -> tf.Tensor:
         fraction = _EVALUATION_FRACTION if self._augment == "imagenet" else 1.0

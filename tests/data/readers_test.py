@@ -1,34 +1,83 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afd_tf.data import Dataset, DatasetInfo, readers, sources
+from afd_tf.data import Dataset, DatasetInfo, readers, shuffle, sources
 from afd_tf.errors import UserError
 
+SIDE = 6
 
-def numbered(count, *, augment="none", side=6):
-    """A data set whose picture i says i in its first two pixels; label i % 3."""
-    images = np.zeros([count, side, side, 1], np.uint8)
+
+def pictures(count):
+    """Picture i says i in its first two pixels; label i % 3."""
+    images = np.zeros([count, SIDE, SIDE, 1], np.uint8)
     numbers = np.arange(count)
     images[:, 0, 0, 0], images[:, 0, 1, 0] = numbers // 256, numbers % 256
     images[:, 2:] = np.random.default_rng(0).integers(
         0, 256, images[:, 2:].shape, np.uint8
     )
-    reader = readers.MemoryReader(
-        images, (numbers % 3).astype(np.int32), augment=augment, padding="reflect"
-    )
+    return images, (numbers % 3).astype(np.int32)
+
+
+class NumberedSource:
+    """A source to stream from, that counts how often each picture is decoded."""
+
+    image_shape = (SIDE, SIDE, 1)
+
+    def __init__(self, count):
+        self.counts = {"train": count, "test": count}
+        self.images, self._labels = pictures(count)
+        self.decoded = np.zeros(count, int)
+
+    def labels(self, split):
+        return self._labels
+
+    def examples(self, split, indices, shuffle_seed):
+        order = tf.constant(indices)
+        if shuffle_seed is not None:
+            order = tf.gather(order, shuffle.permutation(len(indices), shuffle_seed))
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: (index, tf.gather(self._labels, index))
+        )
+
+    def decode(self, undecoded):
+        def decode(index):
+            self.decoded[index] += 1
+            return self.images[index]
+
+        image = tf.numpy_function(decode, [undecoded], tf.uint8)
+        return tf.ensure_shape(image, self.image_shape)
+
+
+def numbered(count, *, augment="none", streamed=False):
+    """A data set of `pictures`, and its readers by split."""
+    if streamed:
+        source = NumberedSource(count)
+        splits = {
+            split: readers.StreamReader(
+                source, split, augment=augment, padding="reflect"
+            )
+            for split in ("train", "test")
+        }
+    else:
+        reader = readers.MemoryReader(
+            *pictures(count), augment=augment, padding="reflect"
+        )
+        splits = {"train": reader, "test": reader}
     info = DatasetInfo(
         name="numbered",
-        image_shape=(side, side, 1),
+        image_shape=(SIDE, SIDE, 1),
         class_names=("a", "b", "c"),
         examples={"train": count, "validation": 0, "test": count},
         mean=(0.0,),
         variance=(1.0,),
         augment=augment,
     )
-    return Dataset(info, {"train": reader, "test": reader})
+    return Dataset(info, splits)
 
 
 def numbers_of(batch):
@@ -40,77 +89,116 @@ def collect(batches):
     return list(batches.as_numpy_iterator())
 
 
-@settings(max_examples=8, deadline=None)
-@given(
-    count=st.integers(3, 70),
-    batch_size=st.integers(1, 40),
-    replicas=st.integers(1, 3),
-    seed=st.integers(0, 2**31),
-)
-def test_every_epoch_has_each_picture_once(count, batch_size, replicas, seed):
-    dataset = numbered(count)
-    arguments = {"batch_size": batch_size, "seed": seed, "epochs": 2}
-    if (count % batch_size or batch_size) < replicas:
-        with pytest.raises(UserError, match="choose another --batch_size"):
-            dataset.train_batches(**arguments, replicas=replicas)
-        return
-    slices = collect(dataset.train_batches(**arguments, replicas=replicas))
-    steps = dataset.steps_per_epoch(batch_size)
-    assert len(slices) == 2 * steps * replicas
-    for epoch in range(2):
-        part = slices[epoch * steps * replicas : (epoch + 1) * steps * replicas]
-        seen = np.concatenate([numbers_of(batch) for batch in part])
-        np.testing.assert_array_equal(np.sort(seen), np.arange(count))
-        labels = np.concatenate([batch["label"] for batch in part])
-        np.testing.assert_array_equal(labels, seen % 3)
-    sizes = [len(batch["label"]) for batch in slices[:replicas]]
-    size = min(batch_size, count)
-    assert sizes == [
-        (r + 1) * size // replicas - r * size // replicas for r in range(replicas)
-    ]
+PROPERTIES = settings(max_examples=20, deadline=None)
+# How many workers, and replicas of each.
+LAYOUTS = st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (5, 1)])
 
 
-@settings(max_examples=8, deadline=None)
-@given(
-    count=st.integers(6, 60),
-    batch_size=st.integers(4, 30),
-    layout=st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 1)]),
-    first_step=st.integers(0, 4),
-    seed=st.integers(0, 2**31),
-)
-def test_the_workers_together_have_the_batches_of_one(
-    count, batch_size, layout, first_step, seed
-):
+def deal(make, layout):
+    """Returns the elements that each worker gets of `make`."""
     workers, share = layout
-    replicas = workers * share
-    if (count % batch_size or batch_size) < replicas:
-        return
-    arguments = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "epochs": 2,
-        "first_step": first_step,
-    }
-    dataset = numbered(count)
-    whole = collect(dataset.train_batches(**arguments))
-    parts = [
+    return [
         collect(
-            dataset.train_batches(
-                **arguments,
-                replicas=replicas,
+            make(
+                replicas=workers * share,
                 own=range(worker * share, (worker + 1) * share),
             )
         )
         for worker in range(workers)
     ]
-    for step, batch in enumerate(whole):
-        pieces = [
-            numbers_of(piece)
-            for part in parts
-            for piece in part[step * share : (step + 1) * share]
+
+
+@PROPERTIES
+@given(
+    streamed=st.booleans(),
+    augment=st.sampled_from(["none", "cifar"]),
+    count=st.integers(1, 60),
+    batch_size=st.integers(1, 40),
+    layout=LAYOUTS,
+    seed=st.integers(0, 2**31),
+    first_step=st.integers(0, 150),
+)
+def test_every_epoch_has_each_picture_once(
+    *, streamed, augment, count, batch_size, layout, seed, first_step
+):
+    workers, share = layout
+    replicas = workers * share
+    dataset = numbered(count, augment=augment, streamed=streamed)
+    steps = dataset.steps_per_epoch(batch_size)
+    first_step %= 2 * steps
+    make = functools.partial(
+        dataset.train_batches, batch_size=batch_size, seed=seed, epochs=2
+    )
+    if (count % batch_size or batch_size) < replicas:
+        with pytest.raises(UserError, match="choose another --batch_size"):
+            make(replicas=replicas)
+        return
+    whole = collect(make())
+    assert len(whole) == 2 * steps
+    if augment == "none":
+        for epoch in range(2):
+            part = whole[epoch * steps : (epoch + 1) * steps]
+            seen = np.concatenate([numbers_of(batch) for batch in part])
+            np.testing.assert_array_equal(np.sort(seen), np.arange(count))
+            labels = np.concatenate([batch["label"] for batch in part])
+            np.testing.assert_array_equal(labels, seen % 3)
+    # A run that goes on after `first_step` on all these replicas sees the same.
+    parts = deal(functools.partial(make, first_step=first_step), layout)
+    assert {len(part) for part in parts} == {(2 * steps - first_step) * share}
+    for step, batch in enumerate(whole[first_step:]):
+        pieces = [x for part in parts for x in part[step * share : (step + 1) * share]]
+        size = len(batch["label"])
+        assert [len(piece["label"]) for piece in pieces] == [
+            (r + 1) * size // replicas - r * size // replicas for r in range(replicas)
         ]
-        np.testing.assert_array_equal(np.concatenate(pieces), numbers_of(batch))
-    assert {len(part) for part in parts} == {len(whole) * share}
+        for name, values in batch.items():
+            joined = np.concatenate([piece[name] for piece in pieces])
+            np.testing.assert_array_equal(joined, values)
+
+
+@PROPERTIES
+@given(
+    streamed=st.booleans(),
+    count=st.integers(1, 60),
+    batch_size=st.integers(5, 40),
+    layout=LAYOUTS,
+)
+def test_an_evaluation_counts_each_picture_once(streamed, count, batch_size, layout):
+    _, share = layout
+    dataset = numbered(count, streamed=streamed)
+    make = functools.partial(dataset.evaluation_batches, "test", batch_size=batch_size)
+    parts = deal(make, layout)
+    steps = -(-count // batch_size)
+    assert {len(part) for part in parts} == {steps * share}
+    slices = [
+        piece
+        for step in range(steps)
+        for part in parts
+        for piece in part[step * share : (step + 1) * share]
+    ]
+    weight = np.concatenate([piece["weight"] for piece in slices])
+    assert weight.dtype == np.float32 and len(weight) == steps * batch_size
+    assert set(weight) <= {0.0, 1.0}
+    seen = np.concatenate([numbers_of(piece) for piece in slices])
+    labels = np.concatenate([piece["label"] for piece in slices])
+    np.testing.assert_array_equal(seen[weight == 1], np.arange(count))
+    np.testing.assert_array_equal(labels[weight == 1], np.arange(count) % 3)
+
+
+def test_a_worker_decodes_its_share_of_a_stream_alone():
+    dataset = numbered(46, streamed=True)
+    source = dataset._splits["train"]._source
+    for make in (
+        functools.partial(dataset.train_batches, batch_size=8, seed=0, epochs=1),
+        functools.partial(dataset.evaluation_batches, "test", batch_size=8),
+    ):
+        decoded = []
+        for worker in range(3):
+            source.decoded[:] = 0
+            collect(make(replicas=6, own=range(2 * worker, 2 * worker + 2)))
+            decoded.append(source.decoded.copy())
+        np.testing.assert_array_equal(sum(decoded), np.ones(46))
+        assert max(map(np.sum, decoded)) < 20
 
 
 def test_orders_differ_between_epochs_and_seeds():
@@ -147,36 +235,6 @@ def test_nothing_is_left_after_the_last_step():
         collect(numbered(8).train_batches(batch_size=4, seed=0, epochs=3, first_step=6))
         == []
     )
-
-
-@pytest.mark.parametrize("replicas", [2, 3])
-def test_the_slices_are_the_batch(replicas):
-    dataset = numbered(37, augment="cifar")
-    arguments = {"batch_size": 16, "seed": 3, "epochs": 1}
-    whole = collect(dataset.train_batches(**arguments))
-    slices = collect(dataset.train_batches(**arguments, replicas=replicas))
-    for step, batch in enumerate(whole):
-        part = slices[step * replicas : (step + 1) * replicas]
-        for name in ("image", "label"):
-            joined = np.concatenate([piece[name] for piece in part])
-            np.testing.assert_array_equal(joined, batch[name])
-
-
-@pytest.mark.parametrize("replicas", [1, 2, 3])
-@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (3, 16)])
-def test_evaluation_counts_each_picture_once(count, batch_size, replicas):
-    batches = numbered(count).evaluation_batches(
-        "test", batch_size=batch_size, replicas=replicas
-    )
-    slices = collect(batches)
-    assert len(slices) == -(-count // batch_size) * replicas
-    weight = np.concatenate([batch["weight"] for batch in slices])
-    assert weight.dtype == np.float32 and len(weight) % batch_size == 0
-    assert set(weight) <= {0.0, 1.0}
-    seen = np.concatenate([numbers_of(batch) for batch in slices])
-    labels = np.concatenate([batch["label"] for batch in slices])
-    np.testing.assert_array_equal(seen[weight == 1], np.arange(count))
-    np.testing.assert_array_equal(labels[weight == 1], np.arange(count) % 3)
 
 
 def test_element_specs_are_static_where_they_can_be():
