@@ -113,11 +113,12 @@ class Checkpoints:
 
         Raises:
           UserError: there are checkpoints, but none is whole, or one is of another
-            version of this project.
+            version of this project; or what is to be mended cannot be written.
         """
         if mend and self.directory.is_dir():
-            for leftover in self.directory.glob(f"*{_UNFINISHED}"):
-                shutil.rmtree(leftover)
+            with writing_to(self.directory):
+                for leftover in self.directory.glob(f"*{_UNFINISHED}"):
+                    shutil.rmtree(leftover)
         found = _newest(self.directory, mend=mend)
         if found is None:
             return None
@@ -217,9 +218,10 @@ def _newest(directory: Path, kind: str = "step", mend: bool = False):
             say(f"{path} is damaged ({', '.join(damaged)}): taking the one before it.")
             if mend:
                 aside = path.with_name(path.name + _DAMAGED)
-                # The same step was damaged before.
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
+                with writing_to(directory):
+                    # The same step was damaged before.
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
             continue
         if state.pop("format") != FORMAT:
             raise UserError(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,74 @@ def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
         process.communicate()
     finish(run_dir, often)
     assert outcome(run_dir) == outcome(undisturbed[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MB, and a function that remounts it with other options."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    program = f"""
+        mount -t tmpfs -o size=16m none {place} && echo mounted &&
+        while read -r options; do
+          mount -o remount,"$options" {place} && echo remounted
+        done
+    """
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", program]
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare on the PATH")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        if process.stdout.readline() != "mounted\n":
+            pytest.skip("nothing can be mounted here")
+
+        def remount(options):
+            print(options, file=process.stdin, flush=True)
+            assert process.stdout.readline() == "remounted\n"
+
+        yield Path(f"/proc/{process.pid}/root{place}"), remount
+        process.stdin.close()
+
+
+def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp_path):
+    disk, remount = small_disk
+    flags = ("--method=dml", "--save_minutes=0")
+    finish(tmp_path / "undisturbed", *flags)
+
+    def fails(reason):
+        (message,) = [x for x in stderr.splitlines() if x.startswith("error:")]
+        assert message.startswith(f"error: cannot write to {disk / 'run'}")
+        assert f"{reason}. Nothing that was there is lost" in message
+        assert "Traceback" not in stderr
+        assert process.returncode == 1
+
+    process = subprocess.Popen(
+        command(disk / "run", *flags), stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    with (
+        (disk / "filler").open("wb", buffering=0) as filler,
+        pytest.raises(OSError, match="No space left"),
+    ):
+        while True:
+            filler.write(bytes(4096))
+    _, stderr = process.communicate(timeout=120)
+    fails("No space left on device")
+    (disk / "filler").unlink()
+    before = sorted((disk / "run").rglob("*"))
+    remount("ro")
+    process = subprocess.Popen(
+        command(disk / "run", *flags), stderr=subprocess.PIPE, text=True
+    )
+    _, stderr = process.communicate(timeout=120)
+    fails("Read-only file system")
+    assert sorted((disk / "run").rglob("*")) == before
+    remount("rw")
+    assert "continuing" in finish(disk / "run", *flags).stderr
+    assert outcome(disk / "run") == outcome(tmp_path / "undisturbed")
 
 
 def test_a_preparation_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path):
