@@ -134,6 +134,7 @@ def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
                     seed=seed,
                     epochs=epochs,
                     first_step=state["step"],
+                    least=method.least_pictures,
                     **part,
                 ),
             )

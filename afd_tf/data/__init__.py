@@ -149,6 +149,7 @@ class Dataset:
         first_step: int = 0,
         replicas: int = 1,
         own: range | None = None,
+        least: int = 1,
     ) -> tf.data.Dataset:
         """Returns the rest of a run: the batches from `first_step` to the last epoch.
 
@@ -164,6 +165,7 @@ class Dataset:
           replicas: R > 1 gives every batch of B pictures as R elements in a row,
             slice r being the pictures r * B // R to (r + 1) * B // R.
           own: the slices of this process, where others take the rest.
+          least: pictures that each of several replicas needs.
 
         Returns:
           elements {"image": uint8 [B, h, w, c], "label": int32 [B]}.
@@ -172,10 +174,11 @@ class Dataset:
           UserError: a batch cannot be dealt out to the replicas.
         """
         rest = self.info.examples["train"] % batch_size or batch_size
-        if rest < replicas:
+        if replicas > 1 and rest < replicas * least:
+            parts = f" in {least} parts each" if least > 1 else ""
             raise UserError(
                 f"the last batch of an epoch has {rest} pictures for {replicas} "
-                f"replicas: choose another --batch_size than {batch_size}."
+                f"replicas{parts}: choose another --batch_size than {batch_size}."
             )
         batches = self._splits["train"].train_batches(
             batch_size=batch_size,

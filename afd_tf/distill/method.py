@@ -220,6 +220,11 @@ class Method(keras.Model):
         """The names of what has an accuracy: the peers and their ensemble."""
         return [*(f"peer_{number}" for number in range(len(self.peers))), "ensemble"]
 
+    @property
+    def least_pictures(self) -> int:
+        """How many pictures of a step each of several replicas needs."""
+        return self.accumulate
+
     def compile(self, *, epochs: int, steps_per_epoch: int, **kwargs) -> None:
         """Builds every optimizer on its own variables.
 
@@ -347,14 +352,23 @@ class Method(keras.Model):
         if self.accumulate == 1:
             return work(images, labels, global_batch)
         size = tf.shape(labels)[0]
-        # A part without pictures has no statistics.
-        parts = tf.minimum(self.accumulate, size)
+        several = _replicas() > 1
+        # A part without pictures has no statistics. Several replicas have to take
+        # equally many parts, for which all have pictures: see `least_pictures`.
+        parts = self.accumulate if several else tf.minimum(self.accumulate, size)
 
         def part(number):
             start, stop = number * size // parts, (number + 1) * size // parts
             return work(images[start:stop], labels[start:stop], global_batch)
 
         # One after the other: side by side they would need the memory of all.
+        if several:
+            # TensorFlow cannot add up over replicas inside a loop.
+            total = part(0)
+            for number in range(1, parts):
+                with tf.control_dependencies(tf.nest.flatten(total)):
+                    total = tf.nest.map_structure(tf.add, total, part(number))
+            return total
         return tf.while_loop(
             lambda number, total: number < parts,
             lambda number, total: (

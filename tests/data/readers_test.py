@@ -237,6 +237,14 @@ def test_nothing_is_left_after_the_last_step():
     )
 
 
+def test_pictures_enough_for_every_part_of_every_replica():
+    arguments = {"batch_size": 4, "seed": 0, "epochs": 1, "least": 2}
+    with pytest.raises(UserError, match="2 pictures for 2 replicas in 2 parts each"):
+        numbered(10).train_batches(**arguments, replicas=2)
+    assert len(collect(numbered(12).train_batches(**arguments, replicas=2))) == 6
+    assert len(collect(numbered(10).train_batches(**arguments))) == 3
+
+
 def test_element_specs_are_static_where_they_can_be():
     dataset = numbered(10)
     spec = dataset.train_batches(batch_size=4, seed=0, epochs=1).element_spec

@@ -27,6 +27,9 @@ PEERS = {2: ((4, 2), (4, 2)), 3: ((4, 2), (6, 2), (4, 1))}
 TEACHER = (8, 2)
 METHODS = ("afd", "alignment", "dml", "kd")
 CASES = [f"{name}_{count}" for name in METHODS for count in PEERS]
+# One step of AFD whose batch is taken in parts, with the same pictures in each part.
+IN_PARTS = "afd_in_parts"
+PARTS = 2
 
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Of this process.")
 
@@ -44,7 +47,7 @@ def peer(filters: int, strides: int) -> tiny.SmallPeer:
     return network
 
 
-def build(name: str, count: int) -> distill.Method:
+def build(name: str, count: int, accumulate: int = 1) -> distill.Method:
     """Returns a method with the settings of the command line, compiled."""
     keras.utils.set_random_seed(0)
     peers = [peer(*shape) for shape in PEERS[count]]
@@ -53,7 +56,9 @@ def build(name: str, count: int) -> distill.Method:
         teachers.append(peer(*TEACHER))
         teachers[0].trainable = False
     # At its own rate, 2e-5, Adam would hide in the tolerance what it does wrong.
-    with flagsaver.as_parsed(method=name, afd_learning_rate="0.001"):
+    with flagsaver.as_parsed(
+        method=name, afd_learning_rate="0.001", accumulate=str(accumulate)
+    ):
         method = distill.method_from_flags(peers, teachers)
     # Epochs enough for the learning rates to drop after these steps.
     return tiny.compiled(method, epochs=4, steps_per_epoch=len(STEPS))
@@ -109,6 +114,28 @@ def take_steps(name: str, count: int, strategy) -> dict[str, np.ndarray]:
     return found
 
 
+def in_parts(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
+    """Returns a batch for each of the replicas `own`: its share of every part."""
+    batch = tiny.batch(size=BATCH)
+    # Part p are the pictures p * BATCH // PARTS and following.
+    order = np.arange(BATCH).reshape(PARTS, replicas, -1).swapaxes(0, 1)
+    order = order.reshape(replicas, -1)[own.start : own.stop]
+    return tf.data.Dataset.from_tensor_slices(
+        {key: tf.gather(values, order) for key, values in batch.items()}
+    )
+
+
+def take_a_step_in_parts(strategy) -> dict[str, np.ndarray]:
+    """Returns metrics and state after it."""
+    with strategy.scope():
+        method = build("afd", 2, accumulate=PARTS)
+    iterator, names = iter(loop.distribute(strategy, in_parts)), []
+    train = loop.training_function(method, strategy, iterator, names)
+    _, _, last = train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
+    found = dict(zip([f"metric/{x}" for x in names], last.numpy(), strict=True))
+    return state(method, strategy) | found
+
+
 def main() -> None:
     _, output = flags.FLAGS(sys.argv)
     replicas = _REPLICAS.value
@@ -126,6 +153,8 @@ def main() -> None:
         name, count = case.split("_")
         for key, value in take_steps(name, int(count), strategy).items():
             found[f"{case}/{key}"] = value
+    for key, value in take_a_step_in_parts(strategy).items():
+        found[f"{IN_PARTS}/{key}"] = value
     np.savez(output, **found)
 
 

@@ -50,9 +50,9 @@ def found(tmp_path_factory):
     return {name: dict(np.load(directory / f"{name}.npz")) for name in processes}
 
 
-@pytest.mark.parametrize("case", same_step.CASES)
+@pytest.mark.parametrize("case", [*same_step.CASES, same_step.IN_PARTS])
 @pytest.mark.parametrize("name", TOGETHER)
-def test_all_that_two_steps_leave_is_that_of_one_replica(found, name, case):
+def test_all_that_steps_leave_is_that_of_one_replica(found, name, case):
     one, other = found["one"], found[name]
     assert (one["replicas"], other["replicas"]) == (1, TOGETHER[name])
     keys = [key for key in one if key.startswith(f"{case}/")]
