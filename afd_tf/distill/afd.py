@@ -12,15 +12,10 @@ from absl import flags
 from afd_tf.distill import losses
 from afd_tf.distill.dml import mutual_settings_from_flags
 from afd_tf.distill.logit import LogitDistillation
-from afd_tf.distill.method import (
-    Outputs,
-    Plan,
-    Values,
-    discriminator_monitors,
-    sum_over_replicas,
-)
+from afd_tf.distill.method import Outputs, Plan, Values, discriminator_monitors
 from afd_tf.distill.offline import Teacher, of_equal_size, with_maps
 from afd_tf.distill.optimizers import Recipe, drops_from
+from afd_tf.distill.replicas import sum_over_replicas
 from afd_tf.distill.topology import frozen, teachers
 from afd_tf.errors import UserError
 from afd_tf.models import Peer

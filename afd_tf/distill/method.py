@@ -9,6 +9,12 @@ import tensorflow as tf
 from absl import flags
 
 from afd_tf.distill.optimizers import DECAY_MODES, Recipe, drops_from
+from afd_tf.distill.replicas import (
+    average_over_replicas,
+    in_parts,
+    replicas,
+    sum_over_replicas,
+)
 from afd_tf.errors import UserError, unknown_name
 from afd_tf.models import Peer, PeerOutput
 from afd_tf.models.layers import training_mode
@@ -222,7 +228,7 @@ class Method(keras.Model):
 
     @property
     def least_pictures(self) -> int:
-        """How many pictures of a step each of several replicas needs."""
+        """How many pictures each of several replicas needs; see `in_parts`."""
         return self.accumulate
 
     def compile(self, *, epochs: int, steps_per_epoch: int, **kwargs) -> None:
@@ -238,7 +244,7 @@ class Method(keras.Model):
           UserError: peers with common layers in a method that moves each for itself, or
           XLA where replicas have to exchange their statistics in the forward.
         """
-        if self.compiled_by_xla and self.sync_batch_norm and _replicas() > 1:
+        if self.compiled_by_xla and self.sync_batch_norm and replicas() > 1:
             raise UserError(
                 "--jit_compile with several replicas cannot compile the exchange of "
                 "batch statistics: add --nosync_batch_norm, or leave it away."
@@ -300,7 +306,7 @@ class Method(keras.Model):
         """
         images, labels = batch["image"], batch["label"]
         global_batch = tf.cast(tf.shape(labels)[0], tf.float32)
-        if _replicas() > 1:
+        if replicas() > 1:
             global_batch = sum_over_replicas(global_batch)
         metrics = {}
         for number, (forward, parts) in enumerate(self._stages()):
@@ -313,10 +319,15 @@ class Method(keras.Model):
             )
             if self.compiled_by_xla:
                 work = tf.function(work, autograph=False, jit_compile=True)
-            gradients, sums = self._in_parts(work, images, labels, global_batch)
+            gradients, sums = in_parts(
+                functools.partial(work, global_batch=global_batch),
+                self.accumulate,
+                images,
+                labels,
+            )
             metrics |= self._apply(gradients)
             metrics |= {name: value / global_batch for name, value in sums.items()}
-        if not self.sync_batch_norm and _replicas() > 1:
+        if not self.sync_batch_norm and replicas() > 1:
             self._average_moving_statistics()
         return metrics
 
@@ -327,16 +338,13 @@ class Method(keras.Model):
             for each in self.frozen_teachers
             for v in getattr(each, "variables", ())
         }
-        moving = [
-            variable
-            for variable in self.non_trainable_variables
-            if variable.name.startswith("moving_") and id(variable) not in frozen
-        ]
-        sizes = [variable.shape[0] for variable in moving]
-        values = tf.concat([tf.convert_to_tensor(each) for each in moving], axis=0)
-        means = tf.split(sum_over_replicas(values) / _replicas(), sizes)
-        for variable, mean in zip(moving, means, strict=True):
-            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=mean)
+        average_over_replicas(
+            [
+                variable
+                for variable in self.non_trainable_variables
+                if variable.name.startswith("moving_") and id(variable) not in frozen
+            ]
+        )
 
     def _stages(self):
         """Returns each forward with the losses that it serves."""
@@ -347,39 +355,7 @@ class Method(keras.Model):
             return [(forward, [self.logit_losses]), (forward, [self.feature_losses])]
         return [(forward, [self.logit_losses, self.feature_losses])]
 
-    def _in_parts(self, work, images, labels, global_batch):
-        """Returns what `work` does, added up over the parts of the batch."""
-        if self.accumulate == 1:
-            return work(images, labels, global_batch)
-        size = tf.shape(labels)[0]
-        several = _replicas() > 1
-        # A part without pictures has no statistics. Several replicas have to take
-        # equally many parts, for which all have pictures: see `least_pictures`.
-        parts = self.accumulate if several else tf.minimum(self.accumulate, size)
-
-        def part(number):
-            start, stop = number * size // parts, (number + 1) * size // parts
-            return work(images[start:stop], labels[start:stop], global_batch)
-
-        # One after the other: side by side they would need the memory of all.
-        if several:
-            # TensorFlow cannot add up over replicas inside a loop.
-            total = part(0)
-            for number in range(1, parts):
-                with tf.control_dependencies(tf.nest.flatten(total)):
-                    total = tf.nest.map_structure(tf.add, total, part(number))
-            return total
-        return tf.while_loop(
-            lambda number, total: number < parts,
-            lambda number, total: (
-                number + 1,
-                tf.nest.map_structure(tf.add, total, part(number)),
-            ),
-            (tf.constant(1), part(0)),
-            parallel_iterations=1,
-        )[1]
-
-    def _gradients(self, images, labels, global_batch, *, forward, parts, frozen):
+    def _gradients(self, images, labels, *, global_batch, forward, parts, frozen):
         """Returns the gradients of each objective, and sums over pictures, by name.
 
         The gradients are those of this replica's part of the losses, scaled where the
@@ -436,16 +412,16 @@ class Method(keras.Model):
 
     def _apply(self, gradients) -> dict[str, tf.Tensor]:
         """Applies each objective's gradients with its own optimizer."""
-        if _replicas() > 1:
+        if replicas() > 1:
             gradients = sum_over_replicas(gradients)
         metrics = {}
         for each in self.objectives:
             if each.name in gradients:
                 peer, loss = each.name.split("/")
                 norm = each.optimizer.apply_scaled(gradients[each.name], each.variables)
-                metrics[f"{peer}/gradient_norm_{loss}"] = norm / _replicas()
+                metrics[f"{peer}/gradient_norm_{loss}"] = norm / replicas()
                 if each.optimizer.scales_loss:
-                    scale = each.optimizer.loss_scale / _replicas()
+                    scale = each.optimizer.loss_scale / replicas()
                     metrics[f"{peer}/loss_scale_{loss}"] = scale
         return metrics
 
@@ -477,10 +453,6 @@ class Method(keras.Model):
         return tf.reduce_sum(tf.cast(counted * batch["weight"], tf.float64), axis=-1)
 
 
-def _replicas() -> int:
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
 def hits(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
     """Returns 1.0 where the largest of `scores` [B, classes] is the label, [B]."""
     return tf.cast(
@@ -509,13 +481,6 @@ def discriminator_monitors(
         f"{name}_fake": on_fake,
         name: tf.concat([on_real, on_fake], axis=0) / 2.0,
     }
-
-
-def sum_over_replicas(values):
-    """Returns tensors of this replica, added up over all of them."""
-    return tf.distribute.get_replica_context().all_reduce(
-        tf.distribute.ReduceOp.SUM, values
-    )
 
 
 def settings_from_flags() -> dict:
