@@ -32,7 +32,7 @@ export workers
 options=(
   --cpus-per-task="$SLURM_CPUS_PER_TASK" # not taken over from sbatch by every Slurm
   --kill-on-bad-exit=1                   # else the others wait for the one that failed
-  --wait=0                               # the chief ends last: it writes the summary
+  --wait=0                               # a task that ends, ends no other
 )
 code=0
 # exec: each task is Python itself, so that it gets the signal. Python reads TF_CONFIG
