@@ -114,7 +114,8 @@ class AdversarialFeatureDistillation(LogitDistillation):
         super().__init__(peers, teachers=who, frozen_teachers=frozen_teachers, **kwargs)
         self.adversarial_weight = adversarial_weight
         self.adversarial_recipe = adversarial_recipe
-        self.unpaired = unpaired
+        # Which pictures are shown depends on their places in all replicas' batch.
+        self.unpaired = self.losses_exchange = unpaired
         self.decay_only = decay_only
         self.transfer_layers, self.discriminators = [], []
         if not adversarial_weight:

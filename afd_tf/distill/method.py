@@ -72,8 +72,8 @@ _REMAT = flags.DEFINE_bool(
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile",
     False,
-    "Compile forward and backward with XLA. With several replicas only together with "
-    "--nosync_batch_norm.",
+    "Compile forward and backward with XLA; where replicas exchange something in them, "
+    "as batch statistics, what lies between the exchanges.",
 )
 
 UPDATE_ORDERS = ("simultaneous", "sequential")
@@ -122,12 +122,18 @@ class Method(keras.Model):
       accumulate: in how many parts, one after the other, a batch is taken.
       sync_batch_norm: whether batch statistics are those of all replicas.
       remat: whether blocks are computed again for the gradient.
-      jit_compile: whether XLA compiles forward and backward.
+      jit_compile: whether XLA compiles forward and backward: of one replica whole, of
+        several, where they exchange something meanwhile, what lies between.
       **kwargs: of a Keras model.
+
+    Attributes:
+      losses_exchange: whether the losses of several replicas need each other.
 
     Raises:
       UserError: an unknown update order or decay mode.
     """
+
+    losses_exchange = False
 
     def __init__(
         self,
@@ -241,14 +247,11 @@ class Method(keras.Model):
           **kwargs: of `keras.Model.compile`, for `fit`.
 
         Raises:
-          UserError: peers with common layers in a method that moves each for itself, or
-          XLA where replicas have to exchange their statistics in the forward.
+          UserError: peers with common layers in a method that moves each for itself.
         """
-        if self.compiled_by_xla and self.sync_batch_norm and replicas() > 1:
-            raise UserError(
-                "--jit_compile with several replicas cannot compile the exchange of "
-                "batch statistics: add --nosync_batch_norm, or leave it away."
-            )
+        if self.compiled_by_xla and self._exchanges_before_gradients():
+            # XLA has no exchanges. TensorFlow finds what it can compile between them.
+            tf.config.optimizer.set_jit("autoclustering")
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.objectives = []
         logit = self.logit_objectives()
@@ -317,7 +320,7 @@ class Method(keras.Model):
                 # The first forward has counted this batch.
                 frozen=number > 0,
             )
-            if self.compiled_by_xla:
+            if self.compiled_by_xla and not self._exchanges_before_gradients():
                 work = tf.function(work, autograph=False, jit_compile=True)
             gradients, sums = in_parts(
                 functools.partial(work, global_batch=global_batch),
@@ -330,6 +333,10 @@ class Method(keras.Model):
         if not self.sync_batch_norm and replicas() > 1:
             self._average_moving_statistics()
         return metrics
+
+    def _exchanges_before_gradients(self) -> bool:
+        """Returns whether replicas tell each other something in forward and losses."""
+        return replicas() > 1 and (self.sync_batch_norm or self.losses_exchange)
 
     def _average_moving_statistics(self) -> None:
         """Gives every replica the mean of what their batches made of them."""

@@ -32,6 +32,7 @@ IN_PARTS = "afd_in_parts"
 PARTS = 2
 
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Of this process.")
+_CASES = flags.DEFINE_list("cases", [*CASES, IN_PARTS], "What is tried.")
 
 
 def peer(filters: int, strides: int) -> tiny.SmallPeer:
@@ -145,16 +146,18 @@ def main() -> None:
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * replicas,
     )
-    # Half the time before the first step; the same numbers.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    if not flags.FLAGS.jit_compile:
+        # Half the time before the first step; the same numbers.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = runtime.strategy_from_flags()
     found = {"replicas": strategy.num_replicas_in_sync}
-    for case in CASES:
-        name, count = case.split("_")
-        for key, value in take_steps(name, int(count), strategy).items():
-            found[f"{case}/{key}"] = value
-    for key, value in take_a_step_in_parts(strategy).items():
-        found[f"{IN_PARTS}/{key}"] = value
+    for case in _CASES.value:
+        if case == IN_PARTS:
+            values = take_a_step_in_parts(strategy)
+        else:
+            name, count = case.split("_")
+            values = take_steps(name, int(count), strategy)
+        found |= {f"{case}/{key}": value for key, value in values.items()}
     np.savez(output, **found)
 
 

@@ -11,6 +11,7 @@ from afd_tf.communication import free_addresses, tf_config
 from tests.distill import same_step
 
 TOLERANCE = 1e-5
+XLA_CASE = "afd_2"
 # Replicas of all processes, by the name of the process.
 TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
 
@@ -36,6 +37,18 @@ def found(tmp_path_factory):
         name = f"mirrored_{replicas}"
         flag_values = ("--strategy=mirrored", f"--replicas={replicas}")
         processes[name] = start(directory, name, *flag_values)
+    # What XLA compiles between the exchanges of replicas; on CPUs it has to be told to.
+    processes["xla"] = start(
+        directory,
+        "xla",
+        *(
+            "--strategy=mirrored",
+            "--replicas=2",
+            "--jit_compile",
+            f"--cases={XLA_CASE}",
+        ),
+        TF_XLA_FLAGS="--tf_xla_cpu_global_jit",
+    )
     addresses = free_addresses(2)
     for number in (0, 1):
         name = f"worker_{number}"
@@ -47,7 +60,11 @@ def found(tmp_path_factory):
     finally:
         for process in processes.values():
             process.kill()
-    return {name: dict(np.load(directory / f"{name}.npz")) for name in processes}
+    compiled = "Compiled cluster using XLA" in (directory / "xla.stderr").read_text()
+    return {
+        **{name: dict(np.load(directory / f"{name}.npz")) for name in processes},
+        "xla_compiled": compiled,
+    }
 
 
 @pytest.mark.parametrize("case", [*same_step.CASES, same_step.IN_PARTS])
@@ -55,6 +72,16 @@ def found(tmp_path_factory):
 def test_all_that_steps_leave_is_that_of_one_replica(found, name, case):
     one, other = found["one"], found[name]
     assert (one["replicas"], other["replicas"]) == (1, TOGETHER[name])
+    assert_the_same(one, other, case)
+
+
+def test_what_xla_compiles_between_exchanges_is_the_same(found):
+    assert found["xla_compiled"]
+    assert found["xla"]["replicas"] == 2
+    assert_the_same(found["one"], found["xla"], XLA_CASE)
+
+
+def assert_the_same(one, other, case):
     keys = [key for key in one if key.startswith(f"{case}/")]
     assert keys == [key for key in other if key.startswith(f"{case}/")]
     for key in keys:
