@@ -80,6 +80,8 @@ def main(argv: list[str]) -> int | None:
     except runtime.LOST_WORKER as error:
         if workers == 1:
             raise
+        # From here on nothing can be saved: a signal ends this process at once.
+        _STOP.saving = False
         if _STOP.received is not None:
             say("stopped: another worker was lost before this one could save.")
             return _STOP.exit_code
