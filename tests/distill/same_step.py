@@ -13,6 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from afd_tf import distill, loop, runtime
+from afd_tf.data import readers
 from tests import tiny
 
 # An epoch is a batch that divides by 2 and by 4, and a last one that does not.
@@ -31,8 +32,11 @@ CASES = [f"{name}_{count}" for name in METHODS for count in PEERS]
 IN_PARTS = "afd_in_parts"
 PARTS = 2
 
+# A step in float16 with a gradient that overflows on the last replica alone.
+OVERFLOW = "afd_overflow"
+
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Of this process.")
-_CASES = flags.DEFINE_list("cases", [*CASES, IN_PARTS], "What is tried.")
+_CASES = flags.DEFINE_list("cases", [*CASES, IN_PARTS, OVERFLOW], "What is tried.")
 
 
 def peer(filters: int, strides: int) -> tiny.SmallPeer:
@@ -137,6 +141,39 @@ def take_a_step_in_parts(strategy) -> dict[str, np.ndarray]:
     return state(method, strategy) | found
 
 
+def overflow(strategy) -> dict[str, np.ndarray]:
+    """Returns the state after a step whose L_logit of peer 0 overflows somewhere."""
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    with strategy.scope():
+        method = build("afd", 2)
+    keras.mixed_precision.set_dtype_policy("float32")
+    logit_losses = method.logit_losses
+    # The label of the last picture alone.
+    marked = tiny.CLASSES - 1
+    labels = np.arange(BATCH) % marked
+    labels[-1] = marked
+    batch = {"image": tiny.batch(size=BATCH)["image"], "label": np.int32(labels)}
+
+    def overflowing(labels, outputs):
+        @tf.custom_gradient
+        def hurt(values):
+            return values, lambda up: tf.where(labels == marked, np.inf, up)
+
+        values, monitors = logit_losses(labels, outputs)
+        return {**values, "peer_0/logit": hurt(values["peer_0/logit"])}, monitors
+
+    method.logit_losses = overflowing
+
+    def deal(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
+        batches = tf.data.Dataset.from_tensors(batch)
+        return readers.Share(replicas, own).deal(batches)
+
+    iterator = iter(loop.distribute(strategy, deal))
+    train = loop.training_function(method, strategy, iterator, [])
+    train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
+    return state(method, strategy)
+
+
 def main() -> None:
     _, output = flags.FLAGS(sys.argv)
     replicas = _REPLICAS.value
@@ -154,6 +191,8 @@ def main() -> None:
     for case in _CASES.value:
         if case == IN_PARTS:
             values = take_a_step_in_parts(strategy)
+        elif case == OVERFLOW:
+            values = overflow(strategy)
         else:
             name, count = case.split("_")
             values = take_steps(name, int(count), strategy)

@@ -106,6 +106,22 @@ def test_accuracies_are_those_of_one_replica(found, name):
     assert accuracies == {key: found[name][key] for key in accuracies}
 
 
+@pytest.mark.parametrize("name", ["one", *TOGETHER])
+def test_an_overflow_on_one_replica_costs_its_optimizer_a_step_on_all(found, name):
+    prefix = f"{same_step.OVERFLOW}/"
+    state = {key: x for key, x in found[name].items() if key.startswith(prefix)}
+    scales = {key: x for key, x in state.items() if key.endswith("/scale")}
+    assert len(scales) == 6
+    for key, copies in scales.items():
+        hurt = "peer_0/logit" in key
+        np.testing.assert_array_equal(copies, 2.0**14 if hurt else 2.0**15, key)
+    assert not state[f"{prefix}optimizer/peer_0/logit/momentum"].any()
+    assert state[f"{prefix}optimizer/peer_1/logit/momentum"].any()
+    for key, copies in state.items():
+        assert np.isfinite(copies).all(), key
+        assert (copies == copies[:1]).all(), key
+
+
 def test_both_steps_move_all_that_is_trained_by_more_than_that(found):
     before, after = (f"/{step}/trainable/" for step in same_step.STEPS)
     keys = [key for key in found["one"] if before in key]
