@@ -23,7 +23,7 @@ from tests import poisoned
 
 EPOCHS = 3
 # More of them make a longer experiment of the same test.
-KILLS = int(os.environ.get("AFD_TF_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("AFD_TF_TEST_KILLS", "2"))
 FLAGS = [
     "--dataset=digits",
     "--method=afd",
@@ -227,7 +227,7 @@ def small_disk(tmp_path):
 
 def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp_path):
     disk, remount = small_disk
-    flags = ("--method=dml", "--save_minutes=0")
+    flags = ("--method=dml", "--save_minutes=0", "--epochs=2")
     finish(tmp_path / "undisturbed", *flags)
 
     def fails(reason):

@@ -89,7 +89,7 @@ def collect(batches):
     return list(batches.as_numpy_iterator())
 
 
-PROPERTIES = settings(max_examples=20, deadline=None)
+PROPERTIES = settings(max_examples=15, deadline=None)
 # How many workers, and replicas of each.
 LAYOUTS = st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (5, 1)])
 
