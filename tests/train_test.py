@@ -317,6 +317,24 @@ def test_a_finished_run_is_only_reported_again(undisturbed, tmp_path):
     assert outcome(run_dir) == outcome(undisturbed[0])
 
 
+def test_a_run_whose_export_failed_is_not_at_its_end(undisturbed, tmp_path):
+    run_dir = tmp_path / "unexported"
+    shutil.copytree(undisturbed[0], run_dir)
+    (run_dir / "summary.json").unlink()
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        command(run_dir, f"--export_dir={tmp_path / 'file' / 'new'}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert "Traceback" not in result.stderr
+    assert not (run_dir / "summary.json").exists()
+    finish(run_dir)
+    assert outcome(run_dir) == outcome(undisturbed[0])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
     run_dir = tmp_path / "diverging"
     result = subprocess.run(
