@@ -65,12 +65,12 @@ def _lead(address: str, others: Mapping[str, str]) -> None:
                     selector.register(connection, selectors.EVENT_READ)
                     continue
                 said = _received(key.fileobj)
+                name = said.decode(errors="replace")
                 if said.startswith(_PREFACE):
-                    # A worker that will not come here: it is told to wait in
-                    # TensorFlow for this one.
+                    # A worker past this place, who waits for this one in TensorFlow.
                     absent = ()
-                elif said.decode(errors="replace") in others:
-                    present[key.fileobj] = said.decode()
+                elif name in others:
+                    present[key.fileobj] = name
                 else:
                     present.pop(key.fileobj, None)
                     selector.unregister(key.fileobj)

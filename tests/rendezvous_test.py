@@ -38,6 +38,12 @@ class Workers:
         self.threads.append(threading.Thread(target=meet, daemon=True))
         self.threads[-1].start()
 
+    @property
+    def leader(self):
+        """Host and port."""
+        host, port = self.cluster["worker"][0].split(":")
+        return host, int(port)
+
     def all_have_met(self):
         for thread in self.threads:
             thread.join(timeout=10)
@@ -86,10 +92,9 @@ def test_says_nothing_where_all_come_at_once(capfd, monkeypatch):
 
 
 def connect(address):
-    host, port = address.split(":")
     for _ in range(100):
         try:
-            return socket.create_connection((host, int(port)), timeout=5)
+            return socket.create_connection(address, timeout=5)
         except OSError:
             time.sleep(0.05)
     raise AssertionError(f"nobody listens at {address}")
@@ -98,13 +103,13 @@ def connect(address):
 def test_a_worker_that_leaves_again_is_waited_for_again():
     workers = Workers(2)
     workers.come(0)
-    with connect(workers.cluster["worker"][0]) as lost:
+    with connect(workers.leader) as lost:
         lost.sendall(b"who is there?")
         assert lost.recv(64) == b""  # a stranger is hung up on
     assert workers.met == []
     workers = Workers(3)
     workers.come(0)
-    with connect(workers.cluster["worker"][0]) as lost:
+    with connect(workers.leader) as lost:
         lost.sendall(b"worker 1")
         time.sleep(0.3)
     time.sleep(0.3)
@@ -120,15 +125,14 @@ def test_a_worker_that_waits_in_tensorflow_keeps_nobody():
     workers.come(0)
     workers.come(1)
     time.sleep(0.3)
-    with connect(workers.cluster["worker"][0]) as connection:
+    with connect(workers.leader) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert workers.all_have_met()
 
 
 def test_a_leader_that_has_gone_on_is_followed():
     workers = Workers(2)
-    host, port = workers.cluster["worker"][0].split(":")
-    with socket.create_server((host, int(port))) as tensorflow:
+    with socket.create_server(workers.leader) as tensorflow:
         workers.come(1)
         connection, _ = tensorflow.accept()
         with connection:
@@ -139,8 +143,7 @@ def test_a_leader_that_has_gone_on_is_followed():
 
 def test_a_leader_that_begins_anew_is_called_again():
     workers = Workers(2)
-    host, port = workers.cluster["worker"][0].split(":")
-    with socket.create_server((host, int(port))) as leader:
+    with socket.create_server(workers.leader) as leader:
         workers.come(1)
         leader.accept()[0].close()
     time.sleep(0.3)
@@ -153,9 +156,8 @@ def test_a_port_that_is_taken_is_one_line(monkeypatch):
     monkeypatch.setattr(rendezvous, "_BINDING_SECONDS", 0.2)
     workers = Workers(2)
     address = workers.cluster["worker"][0]
-    host, port = address.split(":")
     with (
-        socket.create_server((host, int(port))),
+        socket.create_server(workers.leader),
         pytest.raises(UserError, match=rf"TF_CONFIG gives {address} to this worker"),
     ):
         rendezvous.meet(workers.cluster, {"type": "worker", "index": 0})

@@ -32,8 +32,8 @@ class Share:
       own: those of this process.
     """
 
-    replicas: int = 1
-    own: range = range(1)
+    replicas: int
+    own: range
 
     def bounds(self, size: Integer) -> tuple[Integer, Integer]:
         """Returns where this process' pictures of a batch of `size` begin and end."""
