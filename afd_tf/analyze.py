@@ -1,48 +1,43 @@
-"""Says what the peers of a run have in common, where they look, and who won.
+"""Compares the peers of a run: feature similarity, Grad-CAM, discriminator diagnosis.
 
     python -m afd_tf.analyze --run_dir=runs/cifar
     python -m afd_tf.analyze --run_dir=runs/afd --other_runs=runs/dml,runs/alone
-    python -m afd_tf.analyze --run_dir=runs/cifar --classes=apple,bear --pictures=6
+    python -m afd_tf.analyze --run_dir=runs/cifar --classes=apple,bear --images=6
     python -m afd_tf.analyze --run_dir=runs/cifar --files=a.png,b.jpg
 
 Writes, as far as it applies to the run, into --output_dir:
 
     similarity.json, .png       L1, L2 and cosine between the feature maps of every two
                                 networks (Table 7 of the AFD paper), and linear CKA
-    gradcam.png                 Grad-CAM of every network for some pictures
-    discriminators.json, .png   how often each discriminator was right in training
+    gradcam.png                 Grad-CAM of every network for some images
+    discriminators.json, .png   accuracy of each discriminator in training, with advice
 
 The last line on stdout is one JSON object.
 """
 
 import contextlib
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from afd_tf.command_line import prepare_environment, run
+import numpy as np
+from absl import flags
+
+from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
+from afd_tf.base.console import say
+from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.base.files import replacing, writing_to
 
 prepare_environment()
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from afd_tf import data
+from afd_tf.analysis import discriminators, figures, grad_cam, run_peers, similarity
+from afd_tf.data import DatasetInfo, image_files
+from afd_tf.training import checkpoints, numerics, run_directory
 
-from afd_tf import analysis, data, runtime  # noqa: E402
-from afd_tf.checkpoint import checkpoint_from_flags, load_peers  # noqa: E402
-from afd_tf.data import DatasetInfo  # noqa: E402
-from afd_tf.data.pictures import read_picture  # noqa: E402
-from afd_tf.errors import UserError, unknown_name  # noqa: E402
-from afd_tf.journal import progress, read_flags, say, writing_to  # noqa: E402
-from afd_tf.measurement import dataset_from_flags  # noqa: E402
-from afd_tf.models import Peer  # noqa: E402
-
-# A row each; a picture of more rows than some 300 cannot be drawn.
-_MOST_PICTURES = 100
+# A row each; an image of more rows than some 300 cannot be drawn.
+_MAX_IMAGES = 100
 
 _OTHER_RUNS = flags.DEFINE_list(
     "other_runs",
@@ -50,194 +45,122 @@ _OTHER_RUNS = flags.DEFINE_list(
     "Run directories whose peers are compared with those of --run_dir.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Where to write. Default: <run_dir>/analysis."
+    "output_dir", None, "Directory to write to. Default: <run_dir>/analysis."
 )
-_PICTURES = flags.DEFINE_integer(
-    "pictures",
+_IMAGES = flags.DEFINE_integer(
+    "images",
     8,
-    "Test pictures for Grad-CAM, drawn with --seed.",
+    "Number of test images for Grad-CAM, drawn with --seed.",
     lower_bound=1,
-    upper_bound=_MOST_PICTURES,
+    upper_bound=_MAX_IMAGES,
 )
 _CLASSES = flags.DEFINE_list(
     "classes",
     [],
-    "Names of the classes to draw them from, in equal shares. Default: all.",
+    "Names of the classes from which the test images are drawn, in equal shares. "
+    "Default: all.",
 )
 _FILES = flags.DEFINE_list(
     "files",
     [],
-    "Picture files for Grad-CAM instead of test pictures; cropped and resized to the "
+    "Image files for Grad-CAM instead of test images; cropped and resized to the "
     "run's size.",
 )
 _GRADCAM_CLASS = flags.DEFINE_enum(
     "gradcam_class",
     "predicted",
     ["predicted", "label"],
-    "The class that Grad-CAM explains: each network's prediction, or the true label.",
+    "Class that Grad-CAM explains: each network's prediction, or the true label.",
 )
-
-_SPLIT = "test"
-_BATCH = 256
-
-# Pictures are mixed before they are batched: all, or at a time as many as fit here.
-_MIXED_BYTES = 1 << 30
-
-
-class Network(NamedTuple):
-    """A peer of one of the runs.
-
-    Attributes:
-      name: unlike all others'.
-      run_dir: where it comes from.
-      number: of the peer in that run.
-      peer: with the weights of the checkpoint.
-    """
-
-    name: str
-    run_dir: Path
-    number: int
-    peer: Peer
 
 
 def main(argv: list[str]) -> None:
     """Analyzes the run that the command line names."""
-    if len(argv) > 1 or flags.FLAGS.run_dir is None:
-        raise UserError("give what to analyze, e.g. --run_dir=runs/digits.")
-    run_dir = Path(flags.FLAGS.run_dir)
-    seed = runtime.seed_from_flags()
-    networks, info = load_networks(run_dir, [Path(name) for name in _OTHER_RUNS.value])
-    quotas = quotas_from_flags(info.class_names)
-    *size, channels = info.image_shape
-    files = [
-        read_picture(path, channels=channels, image_size=tuple(size))
-        for path in _FILES.value
-    ]
-    run_flags = read_flags(run_dir)
-    dataset = dataset_from_flags(info, run_flags)
-
-    pairs, draw = look_through(dataset, networks, quotas, seed)
-    names = [network.name for network in networks]
-    contents: dict[str, bytes] = {}
-    similarity = [
-        {**pair, "networks": [names[number] for number in pair["networks"]]}
-        for pair in pairs
-    ]
-    if similarity:
-        description = describe_similarity(networks, dataset.info, seed)
-        contents["similarity.json"] = as_json({**description, "pairs": similarity})
-        contents["similarity.png"] = as_png(analysis.similarity_figure(pairs, names))
-        report_similarity(similarity)
-
-    panel = grad_cam_panel(networks, info.class_names, files, draw)
-    if panel is not None:
-        contents["gradcam.png"] = as_png(panel)
-
-    health = analysis.discriminator_health(
-        read_metrics(run_dir), run_flags["peers"].split(",")
+    refuse_arguments(argv)
+    run_dir = run_directory.run_dir_from_flags()
+    if run_dir is None:
+        raise UserError(
+            "--run_dir is not given: name the run to analyze, e.g. "
+            "--run_dir=runs/digits."
+        )
+    seed = numerics.seed_from_flags()
+    other_runs = [Path(name) for name in _OTHER_RUNS.value]
+    peers, info = run_peers.load_run_peers(
+        run_dir, other_runs, checkpoints.checkpoint_from_flags()
     )
-    if health is not None:
+    sampler = grad_cam.ImageSampler(quotas_from_flags(info.class_names), seed)
+    files = read_files(info)
+    run_flags = run_directory.read_flags(run_dir)
+    dataset = data.from_flags_of_run(info, run_flags)
+
+    pairs = similarity.collect_statistics(dataset, peers, sampler, seed)
+    named_pairs = similarity.with_names(pairs, [each.name for each in peers])
+    for line in similarity.summary_lines(named_pairs):
+        say(line)
+    health = discriminators.discriminator_health(
+        run_directory.read_metrics(run_dir), run_flags["peers"].split(",")
+    )
+    for peer in health or ():
+        say(f"discriminator of {peer['peer']}, {peer['state']}: {peer['advice']}")
+
+    contents: dict[str, bytes] = {}
+    if pairs:
+        figure = figures.similarity_figure(pairs, [each.name for each in peers])
+        description = similarity_description(peers, dataset.info, seed)
+        contents["similarity.json"] = as_json({**description, "pairs": named_pairs})
+        contents["similarity.png"] = figures.png_bytes(figure)
+    if panel := grad_cam_panel(peers, info.class_names, files, sampler):
+        contents["gradcam.png"] = figures.png_bytes(panel)
+    if health:
+        figure = figures.discriminator_figure(health)
         contents["discriminators.json"] = as_json(
             {"run_dir": str(run_dir), "peers": health}
         )
-        contents["discriminators.png"] = as_png(analysis.discriminator_figure(health))
-        for peer in health:
-            say(f"discriminator of {peer['peer']}, {peer['state']}: {peer['advice']}")
-        # The curves are too long for a line.
-        curves = ("epochs", "accuracy", "real", "fake")
-        health = [
-            {name: value for name, value in peer.items() if name not in curves}
-            for peer in health
-        ]
-
+        contents["discriminators.png"] = figures.png_bytes(figure)
     output_dir = Path(_OUTPUT_DIR.value or run_dir / "analysis")
     write_files(output_dir, contents)
     result = {
         "run_dir": str(run_dir),
         "output_dir": str(output_dir),
-        "split": _SPLIT,
-        "examples": dataset.info.examples[_SPLIT],
-        "similarity": similarity,
-        "discriminators": health,
+        "split": similarity.SPLIT,
+        "examples": dataset.info.examples[similarity.SPLIT],
+        "similarity": named_pairs,
+        # The curves are too long for a line.
+        "discriminators": health and discriminators.without_curves(health),
         "files": [str(output_dir / name) for name in contents],
     }
     print(json.dumps(result))
 
 
-def load_networks(
-    run_dir: Path, others: Sequence[Path]
-) -> tuple[list[Network], DatasetInfo]:
-    """Loads the peers of all runs, and the info of the first one's data set.
-
-    Raises:
-      UserError: no run directory, one given twice, or runs that do not go together.
-    """
-    runs: dict[Path, list[Peer]] = {}
-    info = None
-    for directory in (run_dir, *others):
-        if any(directory.resolve() == known.resolve() for known in runs):
-            raise UserError(f"{directory} is given twice: name each run once.")
-        runs[directory], found = load_peers(directory, checkpoint_from_flags())
-        info = info or found
-        if found.image_shape != info.image_shape:
-            difference = f"pictures of {found.image_shape}, not {info.image_shape}"
-        elif found.class_names != info.class_names:
-            difference = f"other classes ({found.num_classes}, not {info.num_classes})"
-            if found.num_classes == info.num_classes:
-                difference = "classes of other names or in another order"
-        else:
-            continue
-        raise UserError(
-            f"{directory} was trained on {found.name}, {run_dir} on {info.name}: it "
-            f"has {difference}. Give --other_runs of the same pictures and classes."
-        )
-
-    titles = [directory.resolve().name for directory in runs]
-    if len(set(titles)) < len(titles):
-        titles = [str(directory) for directory in runs]
-    networks = []
-    for title, (directory, peers) in zip(titles, runs.items(), strict=True):
-        kinds = [peer.name for peer in peers]
-        for number, peer in enumerate(peers):
-            name = peer.name
-            if kinds.count(name) > 1:
-                name += f" (peer_{number})"
-            if len(runs) > 1:
-                name = f"{title}/{name}"
-            networks.append(Network(name, directory, number, peer))
-    return networks, info
-
-
 def quotas_from_flags(class_names: Sequence[str]) -> dict[int | None, int]:
-    """Returns how many pictures to draw of which label; None stands for any.
+    """Returns the number of images to draw for each label; None stands for any label.
 
     Raises:
-      UserError: an unknown class, fewer pictures than classes, or flags that exclude
+      UserError: an unknown class, fewer images than classes, or flags that exclude
         each other.
     """
     if _FILES.value:
         if _CLASSES.value or _GRADCAM_CLASS.value == "label":
             given = "--classes" if _CLASSES.value else "--gradcam_class=label"
             raise UserError(
-                f"{given} is for test pictures, --files have no labels: give one of "
+                f"{given} is for test images, --files have no labels: give one of "
                 "the two."
             )
-        if len(_FILES.value) > _MOST_PICTURES:
+        if len(_FILES.value) > _MAX_IMAGES:
             raise UserError(
-                f"--files names {len(_FILES.value)} pictures: give at most "
-                f"{_MOST_PICTURES}."
+                f"--files names {len(_FILES.value)} images: give at most {_MAX_IMAGES}."
             )
         return {}
     if not _CLASSES.value:
-        return {None: _PICTURES.value}
+        return {None: _IMAGES.value}
     names = list(dict.fromkeys(_CLASSES.value))
     for name in names:
         if name not in class_names:
             raise unknown_name("class", name, class_names)
-    share, rest = divmod(_PICTURES.value, len(names))
+    share, rest = divmod(_IMAGES.value, len(names))
     if share == 0:
         raise UserError(
-            f"--pictures={_PICTURES.value} is too few for the {len(names)} classes of "
+            f"--images={_IMAGES.value} is too few for the {len(names)} classes of "
             f"--classes: give at least {len(names)}."
         )
     return {
@@ -246,162 +169,86 @@ def quotas_from_flags(class_names: Sequence[str]) -> dict[int | None, int]:
     }
 
 
-def mixed_batches(dataset: data.Dataset, seed: int) -> tf.data.Dataset:
-    """Returns the test pictures, each once, in an order made from `seed`.
-
-    A split may come class by class, and CKA needs batches of all sorts of pictures.
-    """
-    buffer = max(_BATCH, _MIXED_BYTES // math.prod(dataset.info.image_shape))
-    return (
-        dataset.evaluation_batches(_SPLIT, batch_size=_BATCH)
-        .unbatch()
-        # Without the pictures that fill up the last batch.
-        .filter(lambda picture: picture["weight"] > 0)
-        .shuffle(buffer, seed=seed)
-        .batch(_BATCH)
-        .prefetch(1)
-    )
+def read_files(info: DatasetInfo) -> list[np.ndarray]:
+    """Returns the images of --files, uint8 [h, w, c] of the run's size."""
+    *size, channels = info.image_shape
+    return [
+        image_files.read_image(path, channels=channels, image_size=tuple(size))
+        for path in _FILES.value
+    ]
 
 
-def look_through(
-    dataset: data.Dataset,
-    networks: Sequence[Network],
-    quotas: Mapping[int | None, int],
-    seed: int,
-) -> tuple[list[dict], analysis.PictureDraw]:
-    """Goes through the test pictures once: to compare maps, and to draw pictures.
-
-    Returns:
-      the pairs of `FeatureComparison`, and the draw.
-    """
-    peers = [network.peer for network in networks]
-    comparison = analysis.FeatureComparison([peer.feature_shape for peer in peers])
-    draw = analysis.PictureDraw(quotas, seed)
-    features = analysis.feature_function(peers, dataset.info.image_shape)
-    with progress("feature maps", dataset.info.examples[_SPLIT]) as bar:
-        for batch in mixed_batches(dataset, seed).as_numpy_iterator():
-            images, labels = batch["image"], batch["label"]
-            draw.update(images, labels)
-            # One network has nothing to be compared with.
-            if len(networks) > 1:
-                comparison.update(features(images))
-            bar.update(len(labels))
-    return comparison.pairs(), draw
-
-
-def describe_similarity(
-    networks: Sequence[Network], info: DatasetInfo, seed: int
-) -> dict:
-    """Returns what the figures of similarity.json are of."""
+def similarity_description(
+    peers: Sequence[run_peers.RunPeer], info: DatasetInfo, seed: int
+) -> dict[str, Any]:
+    """Returns what similarity.json says besides the measures of the pairs."""
     return {
         "dataset": info.name,
-        "split": _SPLIT,
-        "examples": info.examples[_SPLIT],
-        "checkpoint": checkpoint_from_flags(),
+        "split": similarity.SPLIT,
+        "examples": info.examples[similarity.SPLIT],
+        "checkpoint": checkpoints.checkpoint_from_flags(),
         "maps": "F = features, the map that enters global average pooling",
-        "measures": analysis.MEASURES,
-        "cka_batch_size": _BATCH,
+        "measures": similarity.MEASURES,
+        "cka_batch_size": similarity.BATCH,
         "seed": seed,
         "networks": [
             {
-                "name": network.name,
-                "run_dir": str(network.run_dir),
-                "peer": network.number,
-                "feature_shape": list(network.peer.feature_shape),
+                "name": each.name,
+                "run_dir": str(each.run_dir),
+                "peer": each.number,
+                "feature_shape": list(each.peer.feature_shape),
             }
-            for network in networks
+            for each in peers
         ],
     }
 
 
-def report_similarity(similarity: Sequence[Mapping]) -> None:
-    """Prints the measures of every two networks in a line."""
-    for pair in similarity:
-        values = ", ".join(
-            f"{title} {pair[name]:.4g}"
-            for title, name in zip(
-                ("L1", "L2", "cosine", "CKA"), analysis.MEASURES, strict=True
-            )
-            if pair[name] is not None
-        )
-        note = f" ({pair['note']})" if pair["note"] else ""
-        say(f"{' and '.join(pair['networks'])}: {values}{note}")
-
-
 def grad_cam_panel(
-    networks: Sequence[Network],
+    peers: Sequence[run_peers.RunPeer],
     class_names: Sequence[str],
     files: Sequence[np.ndarray],
-    draw: analysis.PictureDraw,
-) -> Figure | None:
-    """Returns the panel of the files or the pictures drawn; None where none are."""
-    labels = None
+    sampler: grad_cam.ImageSampler,
+) -> figures.Figure | None:
+    """Draws Grad-CAM of the files or of the sampled images; None where none are."""
     if files:
-        images, titles = files, [Path(path).name for path in _FILES.value]
+        images, labels = files, None
+        titles = [Path(path).name for path in _FILES.value]
     else:
-        images, labels = draw.result()
+        images, labels = sampler.result()
         titles = [class_names[label] for label in labels]
-        if len(images) < _PICTURES.value:
-            say(f"there are {len(images)} such test pictures, not {_PICTURES.value}.")
+        if len(images) < _IMAGES.value:
+            say(f"there are {len(images)} such test images, not {_IMAGES.value}.")
         if not images:
             return None
     images = np.stack(images)
     by_label = _GRADCAM_CLASS.value == "label"
-    return analysis.grad_cam_figure(
+    return figures.grad_cam_figure(
         images,
         titles=titles,
         labels=labels,
-        results={
-            network.name: analysis.grad_cam(
-                network.peer, images, labels if by_label else None
-            )
-            for network in networks
-        },
+        results=grad_cam.grad_cams(peers, images, labels if by_label else None),
         class_names=class_names,
         explained="true class" if by_label else "predicted class",
     )
 
 
-def read_metrics(run_dir: Path) -> list[dict]:
-    """Returns the epochs of a run's `metrics.jsonl`; none where there is no file."""
-    path = run_dir / "metrics.jsonl"
-    metrics = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        # The last one may be cut off, by a crash or because the run is at it.
-        with contextlib.suppress(ValueError):
-            metrics.append(json.loads(line))
-    return metrics
-
-
-def as_json(values: Mapping) -> bytes:
+def as_json(values: Mapping[str, Any]) -> bytes:
     """Returns the content of a JSON file."""
     return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def as_png(figure: Figure) -> bytes:
-    """Returns the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes files by name, whole ones only.
+    """Writes files by name: all of them, or none.
 
     Raises:
       UserError: no space, or no permission.
     """
-    works = {name: directory / f"{name}.unfinished" for name in contents}
-    with writing_to(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, content in contents.items():
-                works[name].write_bytes(content)
-            for name, work in works.items():
-                work.rename(directory / name)
-        finally:
-            for work in works.values():
-                work.unlink(missing_ok=True)
+    with writing_to(directory), contextlib.ExitStack() as stack:
+        for name, content in contents.items():
+            file = stack.enter_context(replacing(directory / name))
+            file.write(content)
+            # A full disk shows here, before the first file is replaced.
+            file.flush()
 
 
 if __name__ == "__main__":

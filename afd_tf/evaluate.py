@@ -1,4 +1,4 @@
-"""Measures a run directory or an artifact on the pictures it has not seen.
+"""Measures the accuracy of a run directory or an artifact on the test images.
 
     python -m afd_tf.evaluate --artifact=runs/cifar
     python -m afd_tf.evaluate --artifact=savedmodels/x/1
@@ -10,12 +10,12 @@ another one with the same classes. The last line on stdout is one JSON object.
 
 import json
 
-from afd_tf.command_line import prepare_environment, refuse_arguments, run
+from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 
 prepare_environment()
 
-from afd_tf.measurement import dataset_from_flags, measure  # noqa: E402
-from afd_tf.runner import load_runner_from_flags  # noqa: E402
+from afd_tf import data
+from afd_tf.artifacts import classifier, evaluation
 
 _SPLIT = "test"
 
@@ -23,16 +23,16 @@ _SPLIT = "test"
 def main(argv: list[str]) -> None:
     """Measures what the command line names."""
     refuse_arguments(argv)
-    runner = load_runner_from_flags()
-    dataset = dataset_from_flags(runner.info, runner.run_flags)
-    measured = measure(runner, dataset, _SPLIT)
-    if runner.format != "checkpoint":
+    loaded = classifier.load_classifier_from_flags()
+    dataset = data.from_flags_of_run(loaded.info, loaded.run_flags)
+    measured = evaluation.measure(loaded, dataset, _SPLIT)
+    if loaded.format != "checkpoint":
         # One network has no mean and no ensemble.
         measured = {name: measured[name] for name in ("examples", "accuracy")}
     result = {
-        "artifact": str(runner.path),
-        "format": runner.format,
-        "name": runner.networks[runner.chosen].name,
+        "artifact": str(loaded.path),
+        "format": loaded.format,
+        "name": loaded.name,
         "dataset": dataset.info.name,
         "split": _SPLIT,
         **measured,

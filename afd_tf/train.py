@@ -10,10 +10,14 @@ save first. The last line on stdout is `summary.json` as one line.
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-from afd_tf import preemption
-from afd_tf.command_line import prepare_environment, refuse_arguments, run
+from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
+from afd_tf.base.console import say
+from afd_tf.base.run_flags import resolved_flags
+from afd_tf.training import preemption
 
 _STARTED = time.time()
 _STOP = preemption.StopSignal()
@@ -21,64 +25,67 @@ if __name__ == "__main__":
     _STOP.listen()
 prepare_environment(training=True)
 
-import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
+import tensorflow as tf
 
-from afd_tf import artifact, data, distill, models, runner, runtime  # noqa: E402
-from afd_tf.checkpoint import Checkpoints  # noqa: E402
-from afd_tf.errors import UserError  # noqa: E402
-from afd_tf.journal import (  # noqa: E402
-    Journal,
-    resolved_flags,
-    run_dir_from_flags,
-    say,
-)
-from afd_tf.loop import (  # noqa: E402
-    NotFiniteError,
-    distribute,
-    evaluation_function,
-    remaining_steps,
-    training_function,
-)
-from afd_tf.summary import (  # noqa: E402
-    StartUp,
-    describe,
-    describe_learning_rates,
+from afd_tf import data, models
+from afd_tf.artifacts.exporter import export_from_flags, export_wanted
+from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
+from afd_tf.artifacts.teacher import teachers_from_flags
+from afd_tf.distill import methods
+from afd_tf.distill.method import Method
+from afd_tf.training.checkpoints import Checkpoints, save_seconds_from_flags
+from afd_tf.training.console_report import (
+    StartupTimer,
     epoch_metrics,
+    report_end,
     report_epoch,
+    report_start,
     summarize,
     with_bar,
 )
-from afd_tf.teacher import teachers_from_flags  # noqa: E402
+from afd_tf.training.loop import TrainingLoop, epochs_from_flags, evaluation_function
+from afd_tf.training.numerics import (
+    allow_auto_clustering,
+    precision_from_flags,
+    seed_from_flags,
+)
+from afd_tf.training.run_directory import RunDirectory, run_dir_from_flags
+from afd_tf.training.run_state import (
+    NotFiniteError,
+    RunState,
+    restored_state,
+    save,
+    save_for_restore,
+    state_before,
+)
+from afd_tf.training.strategy import (
+    batch_size_from_flags,
+    strategy_from_flags,
+    worker_count_from_flags,
+)
+from afd_tf.training.workers import LOST_WORKER, Workers
 
-_EPOCHS = flags.DEFINE_integer("epochs", 300, "Length of the run.", lower_bound=1)
-_SAVE_MINUTES = flags.DEFINE_float(
-    "save_minutes",
-    10.0,
-    "A checkpoint is written after each epoch, and within one after this time.",
-    lower_bound=0,
-)
-_ON_NAN = flags.DEFINE_enum(
-    "on_nan",
-    "stop",
-    ["stop", "restore"],
-    "When a loss or a gradient is not finite: stop, or go back to the last checkpoint "
-    "and pass over the batch of that step.",
-)
-_MAX_RESTORES = flags.DEFINE_integer(
-    "max_restores", 3, "How many such steps are passed over.", lower_bound=1
-)
+
+class Session(NamedTuple):
+    """The parts of a run that every epoch needs."""
+
+    run_directory: RunDirectory
+    dataset: data.Dataset
+    method: Method
+    checkpoints: Checkpoints
+    loop: TrainingLoop
+    workers: Workers
 
 
 def main(argv: list[str]) -> int | None:
     """Runs the training that the command line describes."""
     refuse_arguments(argv)
-    workers = runtime.workers_from_flags()
+    count = worker_count_from_flags()
     try:
-        strategy = runtime.strategy_from_flags()
-        return train(strategy, runtime.Crew(strategy))
-    except runtime.LOST_WORKER as error:
-        if workers == 1:
+        strategy = strategy_from_flags()
+        return train(strategy, Workers(strategy))
+    except LOST_WORKER as error:
+        if count == 1:
             raise
         # From here on nothing can be saved: a signal ends this process at once.
         _STOP.saving = False
@@ -92,203 +99,159 @@ def main(argv: list[str]) -> int | None:
         )
 
 
-def train(strategy: tf.distribute.Strategy, crew: runtime.Crew) -> int | None:
+def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     """Trains; returns the exit code."""
-    start_up = StartUp(_STARTED)
-    start_up.passed("imports")
-    distill.set_method_defaults()
-    runtime.precision_from_flags()
-    batch_size = runtime.batch_size_from_flags(strategy)
-    seed = runtime.seed_from_flags()
+    timer = StartupTimer(_STARTED)
+    timer.mark("imports")
+    methods.set_method_defaults()
+    precision_from_flags()
+    seed = seed_from_flags()
+    batch_size = batch_size_from_flags(strategy)
 
-    run_dir = run_dir_from_flags(default_run_name())
-    journal = Journal(run_dir, resolved_flags())
-    dataset = data.from_flags(expected=journal.info)
-    start_up.passed("data")
+    run_directory = RunDirectory(run_dir_from_flags() or default_run_dir())
+    dataset = data.from_flags(expected=run_directory.info)
+    timer.mark("data")
 
-    steps_per_epoch = dataset.steps_per_epoch(batch_size)
     with strategy.scope():
-        peers = models.peers_from_flags(dataset.info)
-        # A wrong --peer shows now, not at the export after the training.
-        runner.chosen_peer_from_flags(peers)
-        method = distill.method_from_flags(peers, teachers_from_flags(dataset.info))
-        method.compile(epochs=_EPOCHS.value, steps_per_epoch=steps_per_epoch)
-    epochs = method.preparation_epochs + method.epochs
-    checkpoints = Checkpoints(run_dir, method)
-    state = restored_state(checkpoints, crew)
-    if crew.is_chief:
-        journal.begin(dataset.info)
-        journal.forget_after(state["step"] // steps_per_epoch)
-        describe(method, dataset, strategy, state, run_dir)
-        describe_learning_rates(method, batch_size)
-    state["replicas"] = strategy.num_replicas_in_sync
-    if not state["step"] and _ON_NAN.value == "restore":
-        # What there is to go back to in the first epoch.
-        save(checkpoints, state, crew)
-    start_up.passed("networks")
-
-    def batches():
-        return iter(
-            distribute(
-                strategy,
-                lambda **part: dataset.train_batches(
-                    batch_size=batch_size,
-                    seed=seed,
-                    epochs=epochs,
-                    first_step=state["step"],
-                    least=method.least_pictures,
-                    **part,
-                ),
-            )
+        method = build_method(dataset, batch_size, seed)
+    checkpoints = Checkpoints(run_directory.directory, method)
+    state = restored_state(checkpoints, workers)
+    replicas = strategy.num_replicas_in_sync
+    if workers.is_chief:
+        run_directory.initialize(dataset.info)
+        run_directory.truncate_metrics(state.step // method.steps_per_epoch)
+        report_start(
+            method,
+            dataset,
+            state,
+            run_directory.directory,
+            replicas=replicas,
+            batch_size=batch_size,
         )
+    state.replicas = replicas
+    save_for_restore(checkpoints, state, workers)
+    timer.mark("networks")
 
-    iterator = batches()
-    take_steps = None
+    loop = TrainingLoop(
+        method, strategy, workers, dataset, batch_size=batch_size, seed=seed
+    )
+    loop.rewind(state)
+    session = Session(run_directory, dataset, method, checkpoints, loop, workers)
     evaluate = evaluation_function(method, strategy, dataset)
     accuracies: dict[str, float] = {}
     _STOP.saving = True
-    while state["step"] < epochs * steps_per_epoch:
-        epoch, done = divmod(state["step"], steps_per_epoch)
-        preparing = epoch < method.preparation_epochs
-        if take_steps is None or preparing != method.preparing:
-            method.preparing = preparing
-            names: list[str] = []
-            take_steps = training_function(method, strategy, iterator, names)
-        bursts = with_bar(
-            remaining_steps(
-                take_steps,
-                iterator,
-                names,
-                state,
-                steps_per_epoch=steps_per_epoch,
-                crew=crew,
-            ),
-            f"epoch {epoch + 1}/{epochs}",
-            done=done * batch_size,
-            total=dataset.info.examples["train"],
-            batch_size=batch_size,
-        )
-        saved = time.time()
+    while state.step < loop.epochs * loop.steps_per_epoch:
         try:
-            for _ in bursts:
-                start_up.first_step()
-                if state["step"] % steps_per_epoch == 0:
-                    # This checkpoint follows the epoch's line of metrics.
-                    continue
-                stopping = is_stopping(crew)
-                if stopping or time.time() - saved > 60 * _SAVE_MINUTES.value:
-                    save(checkpoints, state, crew)
-                    saved = time.time()
-                if stopping:
-                    return stop_early(run_dir)
+            finished = train_epoch(session, state, timer)
         except NotFiniteError as error:
-            state = state_before(error, state, checkpoints, crew)
-            iterator = batches()
+            state = state_before(error, state, checkpoints, workers)
+            loop.rewind(state)
             continue
-
-        measured = {}
-        if not preparing:
-            measured["test"] = accuracies = evaluate("test")
-            if dataset.info.examples["validation"]:
-                measured["validation"] = evaluate("validation")
-        metrics = epoch_metrics(state, names, steps_per_epoch, measured)
-        state["sums"] = 0.0
-        if "validation" in measured and note_best(
-            state, measured["validation"], epoch + 1
-        ):
-            save(checkpoints, state, crew, best=True)
-        if crew.is_chief:
-            journal.log_epoch(metrics)
-            report_epoch(metrics, epochs, peers)
-        save(checkpoints, state, crew)
-        if is_stopping(crew) and epoch + 1 < epochs:
-            return stop_early(run_dir)
+        if not finished:
+            return stop_early(run_directory.directory)
+        accuracies = end_epoch(session, state, evaluate)
+        if is_stopping(workers) and state.step < loop.epochs * loop.steps_per_epoch:
+            return stop_early(run_directory.directory)
 
     accuracies = accuracies or evaluate("test")
-    if crew.is_chief:
-        end(journal, dataset, summarize(method, dataset, state, accuracies))
-    # Who ends, ends well only if the chief has.
-    crew.meet()
+    if workers.is_chief:
+        end(run_directory, dataset, summarize(method, dataset, state, accuracies))
+    # The other workers end well only if the chief has.
+    workers.barrier()
     return None
 
 
-def end(journal: Journal, dataset: data.Dataset, summary: dict) -> None:
-    """Exports if that is wanted, then says that the run is at its end."""
-    if artifact.export_wanted():
-        summary["exported"] = artifact.export_from_flags(journal.directory, dataset)
-    journal.write_summary(summary)
-    print(json.dumps(summary))
+def build_method(dataset: data.Dataset, batch_size: int, seed: int) -> Method:
+    """Builds the peers and the method that the flags describe, and compiles it."""
+    peers = models.peers_from_flags(dataset.info)
+    # A wrong --peer shows now, not at the export after the training.
+    chosen_peer_from_flags(peers)
+    method = methods.method_from_flags(peers, teachers_from_flags(dataset.info))
+    method.compile(
+        epochs=epochs_from_flags(),
+        steps_per_epoch=dataset.steps_per_epoch(batch_size),
+        seed=seed,
+    )
+    allow_auto_clustering(method)
+    return method
 
 
-def restored_state(checkpoints: Checkpoints, crew: runtime.Crew) -> dict:
-    """Restores the newest checkpoint, or begins; returns where the run is.
+def train_epoch(session: Session, state: RunState, timer: StartupTimer) -> bool:
+    """Takes the steps that are left of an epoch, and saves now and then.
 
-    Raises:
-      UserError: the workers see different checkpoints.
+    Returns:
+      whether the epoch is over; else a signal came, and the run is saved.
     """
-    state = {
-        "step": 0,
-        "sums": 0.0,
-        "seconds": 0.0,
-        "best_validation": None,
-        "skipped": [],
-        **(checkpoints.restore(mend=crew.is_chief) or {}),
-    }
-    if crew.add(state["step"]) != [crew.workers * state["step"]]:
-        raise UserError(
-            "the workers see different checkpoints: put --run_dir on a file system "
-            "that all of them share."
-        )
-    return state
-
-
-def save(checkpoints, state: dict, crew: runtime.Crew, best: bool = False) -> None:
-    """Writes a checkpoint, for all workers."""
-    if crew.is_chief:
-        checkpoints.save(state, best=best)
-    preemption.note_progress()
-
-
-def state_before(
-    error: NotFiniteError, state: dict, checkpoints: Checkpoints, crew: runtime.Crew
-) -> dict:
-    """Goes back to the last checkpoint, from where the step of `error` is left out.
-
-    Raises:
-      NotFiniteError: that is not wanted, or was done too often.
-    """
-    skipped = [*state["skipped"], error.step]
-    if _ON_NAN.value == "stop" or len(skipped) > _MAX_RESTORES.value:
-        raise error
-    before = checkpoints.restore(mend=crew.is_chief)
-    say(f"{error} Going back to step {before['step']} and passing over that batch.")
-    return {**before, "skipped": skipped}
-
-
-def default_run_name() -> str:
-    """Returns the name of a run directory from the flags."""
-    values = resolved_flags()
-    name = "_".join(values[flag] for flag in ("dataset", "method", "peers", "seed"))
-    return re.sub(r"[^\w.]+", "-", name)
-
-
-def note_best(state: dict, validation: Mapping[str, float], epoch: int) -> bool:
-    """Notes in `state` an epoch that is the best on validation; returns if it is."""
-    before = state["best_validation"]
-    if before and before["mean/accuracy"] >= validation["mean/accuracy"]:
-        return False
-    state["best_validation"] = {**validation, "epoch": epoch}
+    loop, workers = session.loop, session.workers
+    epoch, done = divmod(state.step, loop.steps_per_epoch)
+    chunks = with_bar(
+        loop.rest_of_epoch(state),
+        f"epoch {epoch + 1}/{loop.epochs}",
+        done=done * loop.batch_size,
+        total=session.dataset.info.examples["train"],
+        batch_size=loop.batch_size,
+    )
+    saved = time.time()
+    for _ in chunks:
+        timer.first_step()
+        if state.step % loop.steps_per_epoch == 0:
+            # This checkpoint follows the epoch's line of metrics.
+            continue
+        stopping = is_stopping(workers)
+        if stopping or time.time() - saved > save_seconds_from_flags():
+            save(session.checkpoints, state, workers)
+            saved = time.time()
+        if stopping:
+            return False
     return True
 
 
-def is_stopping(crew: runtime.Crew) -> bool:
-    """Returns whether a signal came to any worker."""
-    (signals,) = crew.add(int(_STOP.received is not None))
+def end_epoch(
+    session: Session, state: RunState, evaluate: Callable[[str], dict[str, float]]
+) -> dict[str, float]:
+    """Evaluates, logs and saves; returns the accuracies on the test split, if any."""
+    loop, workers, info = session.loop, session.workers, session.dataset.info
+    epoch = state.step // loop.steps_per_epoch
+    measured = {}
+    if epoch > session.method.warmup_epochs:
+        measured["test"] = evaluate("test")
+        if info.examples["validation"]:
+            measured["validation"] = evaluate("validation")
+    metrics = epoch_metrics(state, loop.names, loop.steps_per_epoch, measured)
+    state.sums = 0.0
+    if "validation" in measured and state.note_best(measured["validation"], epoch):
+        save(session.checkpoints, state, workers, best=True)
+    if workers.is_chief:
+        session.run_directory.log_epoch(metrics)
+        report_epoch(metrics, loop.epochs, session.method.peers)
+    save(session.checkpoints, state, workers)
+    return measured.get("test", {})
+
+
+def end(run_directory: RunDirectory, dataset: data.Dataset, summary: dict) -> None:
+    """Exports if that is wanted, then marks and reports the end of the run."""
+    if export_wanted():
+        summary["exported"] = export_from_flags(run_directory.directory, dataset)
+    run_directory.write_summary(summary)
+    report_end(summary, run_directory.directory)
+    print(json.dumps(summary))
+
+
+def default_run_dir() -> Path:
+    """Returns the run directory that the flags lead to if --run_dir is not given."""
+    values = resolved_flags()
+    name = "_".join(values[flag] for flag in ("dataset", "method", "peers", "seed"))
+    return Path("runs") / re.sub(r"[^\w.]+", "-", name)
+
+
+def is_stopping(workers: Workers) -> bool:
+    """Returns whether any worker received a signal."""
+    (signals,) = workers.all_reduce_sum(int(_STOP.received is not None))
     return signals > 0
 
 
-def stop_early(run_dir) -> int:
-    """Says how to go on, and returns the exit code."""
+def stop_early(run_dir: Path) -> int:
+    """Reports how to go on, and returns the exit code."""
     say(f"stopped; saved in {run_dir}. The same command goes on from there.")
     return _STOP.exit_code
 

@@ -1,9 +1,11 @@
-"""The whole of analyze on small runs, against what NumPy says of their peers."""
+"""The whole of analyze on small runs, against NumPy on the outputs of their peers."""
 
 import dataclasses
+import io
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from absl.testing import flagsaver
 from matplotlib.figure import Figure
 from PIL import Image
 
-from afd_tf import analysis, analyze
-from afd_tf.checkpoint import Checkpoints
-from afd_tf.distill.independent import Independent
-from afd_tf.errors import UserError
-from afd_tf.journal import Journal
+from afd_tf import analyze
+from afd_tf.analysis import figures, grad_cam, similarity
+from afd_tf.base.errors import UserError
+from afd_tf.distill.methods.independent import Independent
+from afd_tf.training.checkpoints import Checkpoints
+from afd_tf.training.run_directory import RunDirectory
 from tests import exports
 
 KEY = "train/peer_1/discriminator_accuracy"
@@ -37,21 +40,23 @@ def run_analyze(capsys, tmp_path):
 
 @pytest.fixture
 def panel(monkeypatch):
-    """What the last panel was made of."""
+    """The arguments of the last panel."""
     seen = {}
-    draw = analysis.grad_cam_figure
+    draw = figures.grad_cam_figure
 
     def note(images, **kwargs):
         seen.update(kwargs, images=images)
         return draw(images, **kwargs)
 
-    monkeypatch.setattr(analysis, "grad_cam_figure", note)
+    monkeypatch.setattr(figures, "grad_cam_figure", note)
     return seen
 
 
 def write_run(directory, info, *names):
-    """As `exports.write_run`, of any peers."""
-    Journal(directory, {**exports.RUN_FLAGS, "peers": ",".join(names)}).begin(info)
+    """Writes a run as `exports.write_run` does, of any peers."""
+    RunDirectory(directory, {**exports.RUN_FLAGS, "peers": ",".join(names)}).initialize(
+        info
+    )
     peers = [exports.random_peer(name, info, 7) for name in names]
     method = Independent(peers)
     method.compile(epochs=1, steps_per_epoch=1)
@@ -70,7 +75,7 @@ def flat_features(peer, images):
 
 
 def hsic(first, second):
-    """HSIC_1 as a mean over pictures that all differ, for centred linear kernels."""
+    """HSIC_1 as a mean over images that all differ, for centred linear kernels."""
     count = len(first)
     kernels = [values @ values.T for values in (first, second)]
     for kernel in kernels:
@@ -86,14 +91,14 @@ def hsic(first, second):
 
 def cka(digits, first, second, seed):
     sums = np.zeros(3)
-    batches = analyze.mixed_batches(digits, seed)
+    batches = similarity.shuffled_batches(digits, seed)
     for images in (batch["image"] for batch in batches.as_numpy_iterator()):
         a, b = flat_features(first, images), flat_features(second, images)
         sums += len(images) * np.array([hsic(a, b), hsic(a, a), hsic(b, b)])
     return sums[0] / math.sqrt(sums[1] * sums[2])
 
 
-def assert_pictures(paths):
+def assert_images(paths):
     for path in paths:
         with Image.open(path) as image:
             assert image.format == "PNG"
@@ -124,10 +129,15 @@ def test_all_that_a_run_has(digits, tmp_path, run_analyze, panel):
     ]
     assert result["files"] == [str(directory / name) for name in written]
     assert sorted(path.name for path in directory.iterdir()) == sorted(written)
-    assert_pictures(directory.glob("*.png"))
+    assert_images(directory.glob("*.png"))
     assert list(result) == [
-        *("run_dir", "output_dir", "split", "examples", "similarity"),
-        *("discriminators", "files"),
+        "run_dir",
+        "output_dir",
+        "split",
+        "examples",
+        "similarity",
+        "discriminators",
+        "files",
     ]
     assert result["run_dir"] == str(run_dir)
     assert result["output_dir"] == str(directory)
@@ -148,7 +158,7 @@ def test_all_that_a_run_has(digits, tmp_path, run_analyze, panel):
     assert pair.pop("networks") == ["resnet8", "wrn_10_1"]
     assert pair.pop("note") is None
     assert pair == pytest.approx(expected, rel=1e-4)
-    # Batches at random are as good as the whole.
+    # Batches drawn at random give nearly the CKA of the whole.
     lengths = hsic(first, first) * hsic(second, second)
     assert pair["cka"] == pytest.approx(
         hsic(first, second) / math.sqrt(lengths), abs=0.02
@@ -173,13 +183,13 @@ def test_all_that_a_run_has(digits, tmp_path, run_analyze, panel):
         "fake": [1.0, 1.0],
     }
 
-    test_pictures = {
+    test_images = {
         image.tobytes(): label
         for image, label in zip(batch["image"], batch["label"], strict=True)
     }
     images = panel["images"]
     assert len({image.tobytes() for image in images}) == len(images) == 8
-    labels = [test_pictures[image.tobytes()] for image in images]
+    labels = [test_images[image.tobytes()] for image in images]
     assert panel["labels"] == labels
     assert panel["titles"] == [str(label) for label in labels]
     for peer, seen in zip(peers, panel["results"].values(), strict=True):
@@ -198,7 +208,7 @@ def test_runs_side_by_side(digits, run_dir, tmp_path, run_analyze, panel):
         f"--other_runs={tmp_path / 'wide'},{twins}",
         f"--output_dir={tmp_path / 'new' / 'out'}",
         "--classes=3,7",
-        "--pictures=3",
+        "--images=3",
         "--gradcam_class=label",
     )
     names = [f"{directory}/resnet8", f"{directory}/wrn_10_1"]
@@ -213,7 +223,7 @@ def test_runs_side_by_side(digits, run_dir, tmp_path, run_analyze, panel):
     assert unequal["cosine"] is None
     assert "2x2x64 and 2x2x128" in unequal["note"]
     assert unequal["cka"] == pytest.approx(cka(digits, peers[0], wide, 0), rel=1e-4)
-    # Nobody told us about discriminators.
+    # There is no metrics.jsonl.
     assert result["discriminators"] is None
     output_dir = tmp_path / "new" / "out"
     assert sorted(path.name for path in output_dir.iterdir()) == [
@@ -221,12 +231,12 @@ def test_runs_side_by_side(digits, run_dir, tmp_path, run_analyze, panel):
         "similarity.json",
         "similarity.png",
     ]
-    assert_pictures(output_dir.glob("*.png"))
+    assert_images(output_dir.glob("*.png"))
     assert not (directory / "analysis").exists()
 
     assert panel["titles"] == ["3", "3", "7"]
     assert list(panel["results"]) == names
-    expected = analysis.grad_cam(peers[1], panel["images"], [3, 3, 7])
+    expected = grad_cam.grad_cam(peers[1], panel["images"], [3, 3, 7])
     np.testing.assert_allclose(
         panel["results"][names[1]].maps, expected.maps, atol=1e-4
     )
@@ -236,13 +246,13 @@ def test_runs_side_by_side(digits, run_dir, tmp_path, run_analyze, panel):
 def test_one_peer_and_files(digits, tmp_path, run_analyze, panel):
     run_dir = tmp_path / "alone"
     write_run(run_dir, digits.info, "resnet8")
-    pixels = exports.pictures((24, 16), 1)[0]
+    pixels = exports.random_images((24, 16), 1)[0]
     Image.fromarray(pixels).save(tmp_path / "a $1.png")
-    Image.fromarray(exports.pictures((8, 8, 3), 1)[0]).save(tmp_path / "b.png")
+    Image.fromarray(exports.random_images((8, 8, 3), 1)[0]).save(tmp_path / "b.png")
     result = run_analyze(run_dir, f"--files={tmp_path}/a $1.png,{tmp_path}/b.png")
     assert result["files"] == [str(run_dir / "analysis" / "gradcam.png")]
     assert result["similarity"] == []
-    assert_pictures(result["files"])
+    assert_images(result["files"])
     assert panel["titles"] == ["a $1.png", "b.png"]
     assert panel["labels"] is None
     middle = Image.fromarray(pixels[4:20]).resize((8, 8), Image.Resampling.BILINEAR)
@@ -250,9 +260,7 @@ def test_one_peer_and_files(digits, tmp_path, run_analyze, panel):
     assert panel["images"].shape == (2, 8, 8, 1)
 
 
-def test_twins_and_fewer_pictures_than_asked(
-    digits, tmp_path, run_analyze, monkeypatch
-):
+def test_twins_and_fewer_images_than_asked(digits, tmp_path, run_analyze, monkeypatch):
     run_dir = tmp_path / "twins"
     write_run(run_dir, digits.info, "resnet8", "resnet8")
     shown = []
@@ -261,25 +269,12 @@ def test_twins_and_fewer_pictures_than_asked(
         shown.extend(images)
         return Figure()  # to draw so many takes a while
 
-    monkeypatch.setattr(analysis, "grad_cam_figure", note)
-    result = run_analyze(run_dir, "--classes=9", "--pictures=100")
+    monkeypatch.setattr(figures, "grad_cam_figure", note)
+    result = run_analyze(run_dir, "--classes=9", "--images=100")
     (pair,) = result["similarity"]
     assert pair["networks"] == ["resnet8 (peer_0)", "resnet8 (peer_1)"]
     # All that there are.
     assert len(shown) == np.sum(whole_split(digits)["label"] == 9) < 100
-
-
-def test_mixed_batches_are_the_split(digits):
-    batches = list(analyze.mixed_batches(digits, seed=1).as_numpy_iterator())
-    assert [len(batch["label"]) for batch in batches] == [256, 104]
-    mixed = np.concatenate([batch["image"] for batch in batches])
-    in_order = whole_split(digits)["image"]
-    assert not np.array_equal(mixed, in_order)
-    assert sorted(image.tobytes() for image in mixed) == sorted(
-        image.tobytes() for image in in_order
-    )
-    others = next(analyze.mixed_batches(digits, seed=2).as_numpy_iterator())
-    assert not np.array_equal(others["image"], batches[0]["image"])
 
 
 @pytest.fixture(scope="module")
@@ -303,14 +298,14 @@ def other_runs(digits, tmp_path_factory):
     [
         (["--other_runs=nowhere"], "nowhere is no run directory"),
         (["--other_runs={run}/../digits"], "given twice"),
-        (["--other_runs={large}"], "pictures of .* Give --other_runs of the same"),
+        (["--other_runs={large}"], "images of .* Give --other_runs of the same"),
         (["--other_runs={renamed}"], "classes of other names"),
         (["--other_runs={fewer}"], "other classes .8, not 10."),
         (["--classes=3,zebra"], "unknown class 'zebra'"),
-        (["--classes=3,4,5", "--pictures=2"], "at least 3"),
+        (["--classes=3,4,5", "--images=2"], "at least 3"),
         (["--classes=3", "--files={run}/flags.cfg"], "give one of the two"),
         (["--gradcam_class=label", "--files=a.png"], "--gradcam_class=label is for"),
-        (["--files=missing.png"], "missing.png is no picture"),
+        (["--files=missing.png"], "missing.png is no image"),
         (["--files=" + ",".join(101 * ["a.png"])], "at most 100"),
         (["--checkpoint=best"], "no best checkpoint"),
         (["--checkpoint=bets"], "unknown checkpoint 'bets'"),
@@ -329,24 +324,50 @@ def test_mistakes(arguments, message, run_dir, other_runs, run_analyze):
     assert sorted(directory.rglob("*")) == before
 
 
-@pytest.mark.parametrize("extra", [[], ["--run_dir=x", "y"]])
-def test_run_dir_must_be_given(extra):
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [([], "--run_dir=runs/digits"), (["--run_dir=x", "y"], "'y' is not a flag")],
+)
+def test_run_dir_must_be_given(extra, message):
     with flagsaver.flagsaver():
         left = flags.FLAGS(["analyze", *extra])
-        with pytest.raises(UserError, match="--run_dir=runs/digits"):
+        with pytest.raises(UserError, match=message):
             analyze.main(left)
 
 
-def test_a_full_disk_leaves_the_files_of_before(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["write", "flush"])
+@pytest.mark.parametrize("full_for", [b"now b", b"now c"])
+def test_a_full_disk_leaves_the_files_of_before(
+    tmp_path, monkeypatch, method, full_for
+):
     (tmp_path / "a").write_bytes(b"before")
+    original = Path.open
 
-    def fail(path, content):
-        if path.name.startswith("b"):
-            raise OSError(28, "No space left on device")
-        path.open("wb").write(content)
+    class FullDisk(io.BufferedWriter):
+        def write(self, content):
+            self.full = content == full_for
+            return self.fail("write") or super().write(content)
 
-    monkeypatch.setattr(type(tmp_path), "write_bytes", fail)
+        def flush(self):
+            return self.fail("flush") or super().flush()
+
+        def fail(self, name):
+            if name == method and getattr(self, "full", False):
+                self.full = False
+                raise OSError(28, "No space left on device")
+
+    def open_on_full_disk(path, mode="r", *rest, **options):
+        if mode != "xb":
+            return original(path, mode, *rest, **options)
+        return FullDisk(original(path, mode, buffering=0))
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    contents = {name: f"now {name}".encode() for name in "abc"}
     with pytest.raises(UserError, match="No space left"):
-        analyze.write_files(tmp_path, {"a": b"now", "b": b"now"})
+        analyze.write_files(tmp_path, contents)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"before"
+    monkeypatch.undo()
+    analyze.write_files(tmp_path, contents)
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written == contents

@@ -1,10 +1,11 @@
-"""Flags at their defaults, a cache that is nobody's, and an exported peer."""
+"""Flags at their defaults, an empty cache, and exported peers."""
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import artifact, data
+from afd_tf import data
+from afd_tf.artifacts.manifest import FORMATS
 from tests import exports
 
 
@@ -35,7 +36,7 @@ def deployed(tmp_path_factory):
     dataset = data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
     peer = exports.trained_peer("wrn_10_1", dataset)
     export_dir = tmp_path_factory.mktemp("deployed")
-    return peer, *exports.export(peer, dataset, export_dir, list(artifact.FORMATS))
+    return peer, *exports.export(peer, dataset, export_dir, list(FORMATS))
 
 
 @pytest.fixture(scope="module")

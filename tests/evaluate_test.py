@@ -5,8 +5,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import artifact, data, evaluate
-from afd_tf.errors import UserError
+from afd_tf import data, evaluate
+from afd_tf.artifacts.manifest import FORMATS
+from afd_tf.base.errors import UserError
 from tests import exports
 
 
@@ -55,8 +56,8 @@ def test_run_directory_by_hand(digits, tmp_path, capsys):
     assert actual == expected
 
 
-def test_artifact_of_enlarged_pictures(tmp_path, capsys):
-    """The pictures' size is nowhere but in the flags of the run."""
+def test_artifact_of_enlarged_images(tmp_path, capsys):
+    """The images' size is nowhere but in the flags of the run."""
     cache = str(tmp_path / "cache")
     dataset = data.load("digits", image_size=12, cache_dir=cache)
     peer = exports.random_peer("resnet8", dataset.info)
@@ -76,12 +77,12 @@ def test_artifact_of_enlarged_pictures(tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("name", artifact.FORMATS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_the_accuracy_of_its_manifest(
     deployed, name, tmp_path, capsys
 ):
     _, answer, directory = deployed
-    path = directory / artifact.FORMATS[name].path
+    path = directory / FORMATS[name].path
     cache = f"--cache_dir={tmp_path / 'cache'}"
     assert run_main(capsys, f"--artifact={path}", cache) == {
         "artifact": str(path),
@@ -96,7 +97,7 @@ def test_every_format_has_the_accuracy_of_its_manifest(
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [([], "--artifact=runs/digits"), (["--artifact=x", "y"], "'y' is no flag")],
+    [([], "--artifact=runs/digits"), (["--artifact=x", "y"], "'y' is not a flag")],
 )
 def test_artifact_must_be_given(extra, message):
     with flagsaver.flagsaver():

@@ -7,8 +7,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from afd_tf import data, export
-from afd_tf.errors import UserError
-from afd_tf.runner import load_runner
+from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.base.errors import UserError
 from tests import exports
 
 
@@ -42,10 +42,10 @@ def test_prints_one_object_and_nothing_else(tmp_path):
     for format_name in ("saved_model", "tflite", "tflite_int8"):
         assert answer["formats"][format_name]["examples"] == 360
     assert answer["formats"]["tflite_int8"]["calibration"]["count"] == 20
-    images = exports.pictures((8, 8, 1), 3)
+    images = exports.random_images((8, 8, 1), 3)
     for name in ("", "model.tflite"):
         exports.assert_same_logits(
-            load_runner(tmp_path / "x" / "1" / name).logits(images),
+            load_classifier(tmp_path / "x" / "1" / name).logits(images),
             exports.logits_of(peers[1], images),
         )
 
@@ -57,8 +57,12 @@ def test_no_run_directory_is_one_line():
     assert result.stderr.splitlines()[-1].startswith("error: /nowhere is no run")
 
 
-def test_run_dir_must_be_given():
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [([], "--run_dir=runs/digits"), (["--run_dir=x", "y"], "'y' is not a flag")],
+)
+def test_run_dir_must_be_given(extra, message):
     with flagsaver.flagsaver():
-        flags.FLAGS(["export"])
-        with pytest.raises(UserError, match="--run_dir=runs/digits"):
-            export.main(["export"])
+        left = flags.FLAGS(["export", *extra])
+        with pytest.raises(UserError, match=message):
+            export.main(left)

@@ -1,4 +1,4 @@
-"""Peers with weights that matter, their runs, and what was exported from them."""
+"""Peers with random weights, their runs, and their exports."""
 
 import os
 import subprocess
@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from afd_tf import artifact, models
-from afd_tf.checkpoint import Checkpoints
+from afd_tf import models
+from afd_tf.artifacts import exporter
 from afd_tf.data import Dataset, DatasetInfo
-from afd_tf.distill.independent import Independent
-from afd_tf.journal import Journal
+from afd_tf.distill.methods.independent import Independent
+from afd_tf.training.checkpoints import Checkpoints
+from afd_tf.training.run_directory import RunDirectory
 
 BOTH = ("saved_model", "tflite")
 RUN_FLAGS = {"dataset": "digits", "method": "independent", "peers": "resnet8,wrn_10_1"}
@@ -32,7 +33,7 @@ def random_peer(name, info, seed=0) -> models.Peer:
 
 
 def trained_peer(name, dataset, epochs=3) -> models.Peer:
-    """A peer that has learned something: quantised, it should still know it."""
+    """A peer whose accuracy should survive quantization."""
     keras.utils.set_random_seed(0)
     peer = models.build_peer(name, dataset.info)
     method = Independent([peer])
@@ -43,7 +44,7 @@ def trained_peer(name, dataset, epochs=3) -> models.Peer:
     return peer
 
 
-def pictures(shape, count, seed=1) -> np.ndarray:
+def random_images(shape, count, seed=1) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return generator.integers(0, 256, (count, *shape), dtype=np.uint8)
 
@@ -58,7 +59,7 @@ def assert_same_logits(actual, expected) -> None:
     )
 
 
-class OnePicture:
+class OneImage:
     """The least that `export` can measure with."""
 
     def __init__(self, info: DatasetInfo):
@@ -76,38 +77,32 @@ class OnePicture:
         )
 
 
-class SomePictures(OnePicture):
+class SomeImages(OneImage):
     """Noise, to calibrate with."""
 
     def __init__(self, info: DatasetInfo, count: int = 10):
         super().__init__(info)
-        self.images = pictures(info.image_shape, count)
+        self.images = random_images(info.image_shape, count)
 
 
 def export(
     peer,
-    dataset: Dataset | OnePicture,
+    dataset: Dataset | OneImage,
     export_dir: Path,
     formats=BOTH,
     run_flags=RUN_FLAGS,
     **settings,
 ) -> tuple[dict, Path]:
     """Returns the answer of `export` and the directory that it wrote."""
-    answer = artifact.export(
-        peer,
-        dataset.info,
-        dataset,
-        export_dir,
-        formats=formats,
-        run_flags=run_flags,
-        **settings,
+    answer = exporter.export(
+        peer, dataset, export_dir, formats=formats, run_flags=run_flags, **settings
     )
     return answer, export_dir / os.path.basename(answer["directory"])
 
 
 def write_run(directory: Path, info: DatasetInfo) -> list[models.Peer]:
     """Writes a run of two peers, of which the second has the fewer parameters."""
-    Journal(directory, RUN_FLAGS).begin(info)
+    RunDirectory(directory, RUN_FLAGS).initialize(info)
     peers = [
         random_peer(name, info, seed)
         for seed, name in enumerate(RUN_FLAGS["peers"].split(","))

@@ -7,7 +7,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import distill, models, train
+from afd_tf import models, train
+from afd_tf.distill import methods
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_flag_file(path, monkeypatch):
     assert train.main  # its flags are defined
     with flagsaver.flagsaver():
         assert flags.FLAGS(["train", f"--flagfile={path}"]) == ["train"]
-        row = distill.set_method_defaults()
+        row = methods.set_method_defaults()
         values = flags.FLAGS.flag_values_dict()
         image_shape = IMAGE_SHAPES[values["dataset"]]
         # A method leaves its peers as they are: files may share them.
@@ -40,12 +41,12 @@ def test_flag_file(path, monkeypatch):
         teachers = [
             build_peers(("resnet8",), image_shape, None)[0] for _ in values["teacher"]
         ]
-        method = distill.method_from_flags(peers, teachers)
+        method = methods.method_from_flags(peers, teachers)
         method.compile(epochs=values["epochs"], steps_per_epoch=2)
         assert method.objectives
     # A method of the tables is what the file's name says it is.
     if path.parent.name == "table":
-        named = [name for name in distill.METHODS if f"_{name}" in path.stem]
+        named = [name for name in methods.METHODS if f"_{name}" in path.stem]
         assert values["method"] == max(named, key=len)
 
 

@@ -1,7 +1,7 @@
 """The files of examples/scaling, against stand-ins.
 
-Slurm, Kubernetes and Docker were not run. Their part, and Python's, is taken by small
-scripts in this file; at the end, network namespaces stand in for a cluster's nodes, and
+Slurm, Kubernetes and Docker are not run: small scripts in this file stand in for them
+and for Python. In the last test, network namespaces stand in for a cluster's nodes, and
 the training on them is real.
 """
 
@@ -24,7 +24,7 @@ EXAMPLE = ROOT / "examples" / "scaling"
 SECONDS = 60
 FLAGS = ["--flagfile=flags/cifar.cfg", "--data_dir=/a folder/of data", "--peers=a,b"]
 
-# Notes how it was called, and does what OUTCOME says.
+# Writes down how it was called, then behaves as OUTCOME says.
 PYTHON = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys
 config = json.loads(os.environ["TF_CONFIG"])
@@ -43,7 +43,7 @@ if outcome == "wait":
 sys.exit(1 if outcome == "fail" else 0)
 """
 
-# What comes after its options, once for each of two nodes, at the same time.
+# Runs the command that follows its options on two nodes at the same time.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do echo "$1" >> srun_options; shift; done
 for number in 0 1; do
@@ -66,20 +66,20 @@ case $1,$2 in
 esac
 """
 
-# The chief's summary comes while somebody looks for it.
+# With OUTCOME=late, the chief's summary appears while a pod waits for it.
 SLEEP = """#!/bin/bash
 echo "$1" >> slept
 [[ $OUTCOME == late ]] && touch "$RUN_DIR/summary.json"
 exit 0
 """
 
-# A node of its own network for what follows; number 1 is in another than number 0.
+# Runs a command on a node: number 1 is in another network than number 0.
 ON_NODE = """#!/bin/bash
 ((SLURM_PROCID == 0)) && exec "$@"
 exec nsenter --net=/proc/"$OTHER_NODE"/ns/net "$@"
 """
 
-# Two networks with a cable between them, and in the first what follows.
+# Makes two networks with a cable between them and runs a command in the first.
 NETWORKS = """
 set -e
 ip link set lo up
@@ -119,7 +119,7 @@ def write_programs(folder, **texts):
 
 
 def start(command, stand_ins, variables):
-    """Starts a command where its notes will lie, beside the stand-ins."""
+    """Starts a command in the folder that takes its notes, with the stand-ins' PATH."""
     environment = {**os.environ, "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("TF_CONFIG", None)
     return subprocess.Popen(
@@ -129,13 +129,13 @@ def start(command, stand_ins, variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # To end with all that it has started.
+        # A group of its own, which can be killed with all that it has started.
         start_new_session=True,
     )
 
 
 def finish(process, seconds=SECONDS):
-    """Returns the exit code and what was said on stderr."""
+    """Returns the exit code and the text on stderr."""
     try:
         _, stderr = process.communicate(timeout=seconds)
     except BaseException:
@@ -145,7 +145,7 @@ def finish(process, seconds=SECONDS):
 
 
 def calls(folder):
-    """Returns how Python was called, in the order of the tasks."""
+    """Returns the calls of Python, in the order of the tasks."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("call_?.json"))]
 
 
@@ -162,7 +162,7 @@ def submit(stand_ins, run_dir, *flags, job=1234567, outcome="stop"):
 
 
 def start_script(stand_ins, arguments, variables, before=()):
-    """Starts slurm.sh as a job's script, behind the words of `before`."""
+    """Starts slurm.sh as a job's script, behind the command `before`."""
     write_programs(stand_ins, srun=SRUN, scontrol=SCONTROL)
     allocation = {
         "SLURM_JOB_NODELIST": "gpu-[07,12]",
@@ -192,7 +192,7 @@ def test_every_slurm_task_is_one_worker(stand_ins, tmp_path):
             assert task["arguments"] == expected
     assert ports[0] != ports[1]
     assert all(1024 < port < 32768 for port in ports)
-    # The signal goes to what srun has started: that is Python, not a shell around it.
+    # The signal goes to the process that srun has started: Python, no shell around it.
     processes = (tmp_path / "srun_processes").read_text().split()
     assert processes == [str(task["process"]) for task in tasks]
 
@@ -217,7 +217,7 @@ def test_slurm_is_told_what_the_script_relies_on(stand_ins, tmp_path):
     options = re.findall(r"^#SBATCH (\S+)$", text, re.M)
     # To the tasks: "B:" would send it to the script, which ends by it.
     assert {"--ntasks-per-node=1", "--signal=TERM@120", "--requeue"} <= set(options)
-    # Later ones are not read.
+    # Slurm reads no option after the first command.
     assert text.rindex("#SBATCH") < text.index("set -euo pipefail")
     finish(submit(stand_ins, tmp_path))
     given = (tmp_path / "srun_options").read_text().split()
@@ -251,7 +251,7 @@ def variables(job):
 
 
 def start_pod(job, stand_ins, index, outcome):
-    """Starts what a pod's container would run, with the run directory beside it."""
+    """Starts the command of a pod's container, with a run directory of its own."""
     write_programs(stand_ins, python=PYTHON, sleep=SLEEP)
     here = {
         "RUN_DIR": str(stand_ins.parent),
@@ -272,7 +272,7 @@ def test_service_and_job_agree(service_and_job):
     assert job["spec"]["completionMode"] == "Indexed"
     workers = int(variables(job)["WORKERS"])
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == workers
-    # It is for restartPolicy Never.
+    # A podFailurePolicy is for restartPolicy Never.
     assert pods["restartPolicy"] == "OnFailure"
     assert "podFailurePolicy" not in job["spec"]
     (volume,) = pods["volumes"]
@@ -286,7 +286,7 @@ def test_service_and_job_agree(service_and_job):
         if flag.startswith("--flagfile=")
     ]
     assert (ROOT / flagfile).exists()
-    # Kubernetes takes both for its own.
+    # Kubernetes would replace both.
     script = container(job)["command"][2]
     assert "$$" not in script
     assert not re.search(r"\$\((?!\()", script)
@@ -362,7 +362,7 @@ def test_the_dockerfile_fits_the_rest(service_and_job):
         assert (ROOT / path).exists()
         assert sent(path, patterns)
     assert not any(sent(path, patterns) for path in ("runs", ".git", ".venv", "tests"))
-    # A list, so without a shell between.
+    # A list: Docker starts it without a shell.
     assert json.loads(by_name["ENTRYPOINT"]) == ["python", "-m", "afd_tf.train"]
     assert '__name__ == "__main__"' in (ROOT / "afd_tf" / "train.py").read_text()
     (version,) = re.findall(r"python:3\.(\d+)-slim$", by_name["FROM"])
@@ -370,7 +370,7 @@ def test_the_dockerfile_fits_the_rest(service_and_job):
         r"Python 3\.(\d+) to 3\.(\d+)", (ROOT / "requirements.txt").read_text()
     )
     assert int(supported[1]) <= int(version) <= int(supported[2])
-    # One user, for what the pods write as well.
+    # The user of the image is also the owner of what the pods write.
     _, job = service_and_job
     pods = job["spec"]["template"]["spec"]
     assert by_name["USER"] == str(pods["securityContext"]["fsGroup"])
@@ -380,7 +380,7 @@ def test_the_dockerfile_fits_the_rest(service_and_job):
 
 
 def sent(path, patterns):
-    """Returns whether Docker is sent a path of the root; the last pattern counts."""
+    """Returns whether a path of the root is sent to Docker; the last pattern counts."""
     kept = True
     for pattern in patterns:
         if fnmatch.fnmatch(path, pattern.removeprefix("!")):
@@ -388,20 +388,21 @@ def sent(path, patterns):
     return kept
 
 
-# A true training.
+# A real training.
 
 
-def may_make_networks():
-    if not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
-        return False
+def require_networks():
+    for name in ("unshare", "nsenter", "ip"):
+        if not shutil.which(name):
+            pytest.skip(f"there is no {name} on the PATH")
     result = subprocess.run([*IN_NETWORKS, "true"], capture_output=True, check=False)
-    return result.returncode == 0
+    if result.returncode:
+        pytest.skip("this system does not let a user make networks")
 
 
 def test_the_slurm_script_trains_on_two_nodes(stand_ins, tmp_path):
     """Both listen on the same port, each in a network of its own."""
-    if not may_make_networks():
-        pytest.skip("this system does not let a user make networks")
+    require_networks()
     run_dir = tmp_path / "run"
     python = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
     write_programs(stand_ins, on_node=ON_NODE, python=python)

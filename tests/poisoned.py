@@ -9,9 +9,10 @@ one's part of them alone.
 import tensorflow as tf
 from absl import flags
 
-from afd_tf import data, runtime, train
-from afd_tf.command_line import run
-from afd_tf.distill import Method
+from afd_tf import data, train
+from afd_tf.base.command_line import run
+from afd_tf.distill.method import Method
+from afd_tf.training.strategy import worker_count_from_flags
 
 _POISONED_STEPS = flags.DEFINE_list("poisoned_steps", [], "Counted from 0.")
 
@@ -26,30 +27,30 @@ def poison() -> None:
             seed=flags.FLAGS.seed,
             epochs=flags.FLAGS.epochs,
             first_step=int(step),
-            replicas=runtime.workers_from_flags(),
+            replicas=worker_count_from_flags(),
             own=range(1),
         )
         batch = next(batches.as_numpy_iterator())
         poisons.append(batch["image"].sum(dtype="int64"))
-    train_step = Method.train_step
+    take_step = Method.take_step
 
     def poisoned_step(self, batch):
-        metrics = train_step(self, batch)
+        metrics = take_step(self, batch)
         pixels = tf.reduce_sum(tf.cast(batch["image"], tf.int64))
         is_poisoned = tf.reduce_any(pixels == poisons)
         metrics["peer_0/loss_logit"] += tf.where(is_poisoned, float("nan"), 0.0)
         return metrics
 
-    Method.train_step = poisoned_step
+    Method.take_step = poisoned_step
 
 
 def main(argv: list[str]) -> int | None:
     undisturbed = train.train
 
-    def poisoned(strategy, crew):
+    def poisoned(strategy, workers):
         # The strategy has to come before anything else of TensorFlow.
         poison()
-        return undisturbed(strategy, crew)
+        return undisturbed(strategy, workers)
 
     train.train = poisoned
     return train.main(argv)

@@ -1,4 +1,4 @@
-"""What is on pictures, for every kind of artifact and every kind of file."""
+"""Predictions for every kind of artifact and every kind of file."""
 
 import io
 import json
@@ -12,21 +12,21 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from afd_tf import predict
-from afd_tf.errors import UserError
+from afd_tf.base.errors import UserError
 from tests import exports
 
 
 @pytest.fixture
 def folder(digits, tmp_path):
-    """Ten real digits of their own size, and what is in them."""
+    """A folder of ten real digits of their own size, their names, and their pixels."""
     batches = digits.evaluation_batches("test", batch_size=10)
     images = next(batches.as_numpy_iterator())["image"]
-    directory = tmp_path / "pictures"
+    directory = tmp_path / "images"
     (directory / "below").mkdir(parents=True)
     names = [f"{number}.png" for number in range(9)] + ["below/9.png"]
     for name, image in zip(names, images, strict=True):
         Image.fromarray(image[..., 0]).save(directory / name)
-    (directory / "notes.txt").write_text("no picture, and not asked for")
+    (directory / "notes.txt").write_text("no image, and not asked for")
     return directory, names, images
 
 
@@ -66,9 +66,9 @@ def test_answers_are_those_of_the_network(kind, exported, run_dir, folder, capsy
         assert f"{own[best[0]]:6.1%} {best[0]}" in shown
 
 
-def test_pictures_of_every_kind_and_those_that_are_none(exported, tmp_path, capsys):
+def test_images_of_every_kind_and_those_that_are_none(exported, tmp_path, capsys):
     peer, _, path = exported
-    pixels = exports.pictures((8, 8), 1)[0]
+    pixels = exports.random_images((8, 8), 1)[0]
     grey = Image.fromarray(pixels)
     good = {
         "cmyk.jpg": grey.convert("CMYK"),
@@ -81,14 +81,14 @@ def test_pictures_of_every_kind_and_those_that_are_none(exported, tmp_path, caps
     grey.save(tmp_path / "moving.gif", save_all=True, append_images=[grey.rotate(90)])
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     whole = (tmp_path / "wide.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     bad = {
-        "huge.png": "too large a picture",
-        "empty.png": "no picture that can be read",
-        "text.png": "no picture that can be read",
-        "cut.png": "broken picture",
+        "huge.png": "is too large: images of more than",
+        "empty.png": "no image that can be read",
+        "text.png": "no image that can be read",
+        "cut.png": "broken image",
     }
     names = [*good, "moving.gif", *bad]
     result, shown = run_main(
@@ -109,7 +109,7 @@ def test_pictures_of_every_kind_and_those_that_are_none(exported, tmp_path, caps
     assert len(found["wide.png"]["classes"]) == len(found["cmyk.jpg"]["classes"]) == 5
 
 
-def test_the_standard_input_is_a_picture(exported, folder, capsys, monkeypatch):
+def test_the_standard_input_is_an_image(exported, folder, capsys, monkeypatch):
     _, _, path = exported
     directory, names, _ = folder
     content = (directory / names[0]).read_bytes()
@@ -121,7 +121,7 @@ def test_the_standard_input_is_a_picture(exported, folder, capsys, monkeypatch):
     assert piped["predictions"][0]["classes"] == named["predictions"][0]["classes"]
 
 
-def test_many_pictures_come_in_batches(exported, folder, capsys, monkeypatch):
+def test_many_images_come_in_batches(exported, folder, capsys, monkeypatch):
     monkeypatch.setattr(predict, "_BATCH", 3)
     _, _, path = exported
     directory, names, _ = folder
@@ -133,9 +133,9 @@ def test_mistakes(exported, tmp_path):
     _, _, path = exported
     (tmp_path / "nothing").mkdir()
     for arguments, message in (
-        ([], "give pictures, folders of pictures, or -"),
+        ([], "give images, folders of images, or -"),
         (["nowhere.png"], "there is no file and no folder nowhere.png"),
-        ([str(tmp_path / "nothing")], "holds no pictures"),
+        ([str(tmp_path / "nothing")], "holds no images"),
     ):
         with flagsaver.flagsaver():
             rest = flags.FLAGS(["predict", f"--artifact={path}", *arguments])
@@ -151,4 +151,5 @@ def test_the_command_has_one_line_and_exit_code_1_for_a_mistake(tmp_path):
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr == "error: give what to run, e.g. --artifact=runs/digits.\n"
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: --artifact is not given")

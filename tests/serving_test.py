@@ -27,8 +27,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from afd_tf.data.pictures import read_picture
-from afd_tf.runner import load_runner
+from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.data.image_files import read_image
 from tests import exports
 
 pytest.importorskip("tensorflow_serving", reason="requirements-serving.txt is missing")
@@ -217,9 +217,9 @@ def grpc_server(models):
 
 
 @pytest.fixture(scope="module")
-def runner(exported):
+def classifier(exported):
     *_, version = exported
-    return load_runner(version)
+    return load_classifier(version)
 
 
 @pytest.fixture(scope="module")
@@ -232,19 +232,19 @@ def ports(exported):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> list[Path]:
-    paths = [tmp_path / name for name in ("picture.png", "another.png")]
+def images(tmp_path) -> list[Path]:
+    paths = [tmp_path / name for name in ("image.png", "another.png")]
     for path, pixels in zip(paths, datasets.load_digits().images, strict=False):
         Image.fromarray((pixels * 15.9375).round().astype(np.uint8)).save(path)
     return paths
 
 
-def probabilities(runner, paths) -> np.ndarray:
-    images = [read_picture(path, channels=1, image_size=8) for path in paths]
-    return tf.nn.softmax(runner.logits(np.stack(images))).numpy()
+def probabilities(classifier, paths) -> np.ndarray:
+    images = [read_image(path, channels=1, image_size=8) for path in paths]
+    return tf.nn.softmax(classifier.logits(np.stack(images))).numpy()
 
 
-def documented(word, ports, *pictures) -> str:
+def documented(word, ports, *images) -> str:
     """Returns the one fenced command of the README with a word, on our ports."""
     lines = re.findall(
         r"^```sh\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.M | re.S
@@ -252,9 +252,7 @@ def documented(word, ports, *pictures) -> str:
     (command,) = [line for line in "".join(lines).splitlines() if re.search(word, line)]
     for port, ours in ports.items():
         command = command.replace(f"localhost:{port}", f"127.0.0.1:{ours}")
-    return command.replace(
-        "picture.png", " ".join(map(shlex.quote, map(str, pictures)))
-    )
+    return command.replace("image.png", " ".join(map(shlex.quote, map(str, images))))
 
 
 def shell(command) -> subprocess.CompletedProcess:
@@ -282,34 +280,34 @@ def predict(ports, signature, name, value):
         return stub.Predict(request, timeout=SECONDS).outputs
 
 
-@pytest.mark.parametrize("word", ["b64", "read_picture"])
-def test_documented_rest(word, ports, runner, pictures):
-    picture, _ = pictures
-    result = shell(documented(word, ports, picture))
+@pytest.mark.parametrize("word", ["b64", "read_image"])
+def test_documented_rest(word, ports, classifier, images):
+    image, _ = images
+    result = shell(documented(word, ports, image))
     assert result.returncode == 0, result.stderr
     (prediction,) = json.loads(result.stdout)["predictions"]
-    (expected,) = probabilities(runner, [picture])
+    (expected,) = probabilities(classifier, [image])
     best = np.argsort(-expected)[:5]
-    assert prediction["classes"] == [runner.class_names[index] for index in best]
+    assert prediction["classes"] == [classifier.class_names[index] for index in best]
     np.testing.assert_allclose(prediction["scores"], expected[best], atol=1e-6)
     np.testing.assert_allclose(prediction["probabilities"], expected, atol=1e-6)
     assert prediction.keys() == {"classes", "scores", "probabilities", "logits"}
 
 
-def test_documented_grpc(ports, runner, pictures):
-    result = shell(documented("grpc_client", ports, *pictures))
+def test_documented_grpc(ports, classifier, images):
+    result = shell(documented("grpc_client", ports, *images))
     assert result.returncode == 0, result.stderr
-    expected = probabilities(runner, pictures)
+    expected = probabilities(classifier, images)
     lines = result.stdout.splitlines()
-    for line, path, row in zip(lines, pictures, expected, strict=True):
+    for line, path, row in zip(lines, images, expected, strict=True):
         best = np.argsort(-row)[:5]
-        shown = (f"{runner.class_names[index]} {row[index]:.4f}" for index in best)
+        shown = (f"{classifier.class_names[index]} {row[index]:.4f}" for index in best)
         assert line == f"{path}: {', '.join(shown)}"
 
 
-def test_what_is_no_picture_is_refused(ports, tmp_path):
+def test_what_is_no_image_is_refused(ports, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     answer = json.loads(shell(documented("b64", ports, text)).stdout)
     assert answer.keys() == {"error"}
     with pytest.raises(grpc.RpcError) as error:
@@ -317,9 +315,9 @@ def test_what_is_no_picture_is_refused(ports, tmp_path):
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_signatures_over_grpc(ports, runner):
-    """Every signature takes several pictures at once."""
-    images = exports.pictures(runner.image_shape, 3)
+def test_signatures_over_grpc(ports, classifier):
+    """Every signature takes several images at once."""
+    images = exports.random_images(classifier.image_shape, 3)
     encoded = []
     for image in images:
         content = io.BytesIO()
@@ -333,7 +331,7 @@ def test_signatures_over_grpc(ports, runner):
     ):
         outputs = predict(ports, signature, name, value)
         exports.assert_same_logits(
-            tf.make_ndarray(outputs["logits"]), runner.logits(images)
+            tf.make_ndarray(outputs["logits"]), classifier.logits(images)
         )
 
 

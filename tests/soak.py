@@ -1,14 +1,14 @@
-"""Random faults over one run with two workers; no test, but a command:
+"""Injects random faults into a run with two workers; a command and not a test:
 
-    python -m tests.soak --faults=30 --log=benchmarks/soak.log
+    python -m tests.soak --faults=30 --log=results/soak.log
 
-An undisturbed run on digits comes first. Then the same run is disturbed: `kill -9` and
-SIGTERM of chief or worker, a full disk (if the directory given with --small_disk is a
-small file system, as a tmpfs), a damaged newest checkpoint. What ended is started
-again, as a cluster's manager does. Every other fault waits until the run has come
-further, so that start-up is not all that is disturbed. At the end, metrics, summary
-and the last checkpoint's variables have to be those of the undisturbed run, bit for
-bit.
+An undisturbed run on digits comes first. Then the same run is disturbed by `kill -9`
+and SIGTERM of the chief or the worker, by a full disk (if --small_disk is a directory
+on a small file system, such as a tmpfs), and by damage to the newest checkpoint. A
+process that ends is started again, as a cluster manager does. Every other fault waits
+for a new checkpoint, so that not only start-up is disturbed. At the end, metrics,
+summary and the variables of the last checkpoint have to be those of the undisturbed
+run, bit for bit.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from afd_tf.communication import free_addresses, tf_config
-from afd_tf.journal import commit
+from afd_tf.benchmarks.communication import free_addresses, tf_config
+from afd_tf.training.run_directory import commit
 
 FAULTS = (
     "kill the chief",
@@ -45,14 +45,18 @@ FLAGS = (
 
 
 class Workers:
-    """Two processes that train together, started again when they end."""
+    """Two processes that train together and are started again when they end."""
 
     def __init__(self, run_dir: Path, epochs: int, log):
         self.run_dir = run_dir
         self.log = log
         self.command = [
-            *(sys.executable, "-m", "afd_tf.train", *FLAGS),
-            *(f"--epochs={epochs}", f"--run_dir={run_dir}"),
+            sys.executable,
+            "-m",
+            "afd_tf.train",
+            *FLAGS,
+            f"--epochs={epochs}",
+            f"--run_dir={run_dir}",
         ]
         self.addresses = free_addresses(2)
         self.processes = [self.start(number) for number in (0, 1)]
@@ -76,19 +80,20 @@ class Workers:
 
     @property
     def newest(self) -> str:
-        """The name of the newest checkpoint."""
+        """The name of the newest checkpoint, or "" if there is none."""
         found = sorted((self.run_dir / "checkpoints").glob("step_*[0-9]"))
         return found[-1].name if found else ""
 
     def wait(self, seconds: float) -> bool:
-        """Waits, and starts again what ends; returns whether the run has ended."""
-        until = time.time() + seconds
-        while time.time() < until and not self.done:
+        """Restarts what ends, for so many seconds; returns whether the run is done."""
+        deadline = time.time() + seconds
+        while time.time() < deadline and not self.done:
             self.restart()
             time.sleep(0.2)
         return self.done
 
     def end(self) -> None:
+        """Waits for the end of both processes, and kills them if they do not end."""
         for process in self.processes:
             try:
                 process.wait(timeout=60)
@@ -98,14 +103,14 @@ class Workers:
 
 
 def disturb(fault: str, workers: Workers, generator: random.Random, small: bool) -> str:
-    """Does it; returns what was done."""
+    """Injects a fault and returns a description of it, or "nothing: <why>"."""
     chief, worker = workers.processes
     if fault.startswith("kill"):
         (chief if "chief" in fault else worker).kill()
     elif fault.startswith("SIGTERM"):
         (chief if "chief" in fault else worker).send_signal(signal.SIGTERM)
     elif fault == "damage the newest checkpoint":
-        # Only who starts again reads it.
+        # Only a process that starts reads a checkpoint.
         found = sorted((workers.run_dir / "checkpoints").glob("step_*[0-9]"))
         if not found:
             return "nothing: no checkpoint yet"
@@ -131,7 +136,7 @@ def disturb(fault: str, workers: Workers, generator: random.Random, small: bool)
 
 
 def outcome(run_dir: Path) -> dict:
-    """All that a run leaves, except times."""
+    """All that a run writes, except times."""
     (*_, last) = sorted((run_dir / "checkpoints").glob("step_*[0-9]"))
     summary = json.loads((run_dir / "summary.json").read_text())
     for name in ("seconds", "images_per_second"):
@@ -145,11 +150,13 @@ def outcome(run_dir: Path) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--small_disk", help="directory on a file system of some MB")
-    parser.add_argument("--log", default="soak.log")
+    parser.add_argument(
+        "--faults", type=int, default=30, help="Number of faults to inject."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the faults.")
+    parser.add_argument("--epochs", type=int, default=60, help="Length of the runs.")
+    parser.add_argument("--small_disk", help="Directory on a file system of a few MB.")
+    parser.add_argument("--log", default="soak.log", help="File for the report.")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     began = time.time()
@@ -180,18 +187,18 @@ def main() -> int:
             while done % 2 and workers.newest <= before and not workers.done:
                 workers.wait(1)
             fault = generator.choice(FAULTS)
-            what = disturb(fault, workers, generator, bool(arguments.small_disk))
-            if not what.startswith("nothing"):
+            description = disturb(fault, workers, generator, bool(arguments.small_disk))
+            if not description.startswith("nothing"):
                 done += 1
                 kinds[fault] += 1
-            say(f"{done}: {what}; newest checkpoint {workers.newest}")
+            say(f"{done}: {description}; newest checkpoint {workers.newest}")
         workers.wait(3600)
         workers.end()
         same = outcome(run_dir) == outcome(Path(directory) / "undisturbed")
         say(f"{done} faults: {', '.join(f'{n} x {kind}' for kind, n in kinds.items())}")
         say(
-            f"files' sha256, metrics and summary are {'' if same else 'NOT '}those of "
-            "the undisturbed run"
+            "sha256 of the files, metrics and summary are "
+            f"{'' if same else 'NOT '}those of the undisturbed run"
         )
     return 0 if same and done == arguments.faults else 1
 

@@ -1,4 +1,4 @@
-"""Small pictures and networks that the tests share."""
+"""Small images and networks that the tests share."""
 
 import dataclasses
 import math
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from afd_tf.data import Dataset, DatasetInfo, readers
 from afd_tf.models import Peer, PeerOutput, build_peer, build_peers
-from afd_tf.models.layers import ConvolutionBlock, Stage
+from afd_tf.models.layers import ConvolutionBlock
+from afd_tf.models.stage import Stage
 
 CLASSES = 5
 
@@ -37,9 +38,9 @@ def batch(seed=0, size=8, image_shape=(8, 8, 3)) -> dict[str, tf.Tensor]:
     }
 
 
-def dataset(train, test) -> Dataset:
-    """Random pictures, so many in each split."""
-    examples = {"train": train, "validation": 0, "test": test}
+def dataset(train, test, validation=0) -> Dataset:
+    """Random images, so many in each split."""
+    examples = {"train": train, "validation": validation, "test": test}
     splits = {}
     for seed, (split, size) in enumerate(examples.items()):
         images, labels = (values.numpy() for values in batch(seed, size).values())

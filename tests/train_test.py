@@ -1,4 +1,4 @@
-"""The main job: a run from end to end, stopped in every way, and refused."""
+"""The train command: a run from end to end, stopped in every way, and refused."""
 
 import json
 import os
@@ -15,10 +15,10 @@ import pytest
 from absl.testing import flagsaver
 
 from afd_tf import data, train
-from afd_tf.errors import UserError
-from afd_tf.journal import read_flags
-from afd_tf.measurement import measure
-from afd_tf.runner import load_runner
+from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.artifacts.evaluation import measure
+from afd_tf.base.errors import UserError
+from afd_tf.training.run_directory import read_flags
 from tests import poisoned
 
 EPOCHS = 3
@@ -103,13 +103,28 @@ def test_a_run_leaves_all_it_should(undisturbed):
     assert summary["ensemble_accuracy"] == last["test/ensemble/accuracy"]
     # A run that learned nothing would be at 0.1.
     assert min(accuracies) > 0.5
-    # Accuracies are whole numbers of pictures.
+    # Accuracies are whole numbers of images.
     assert [round(a * 360) / 360 for a in accuracies] == pytest.approx(accuracies)
     best = summary["best_validation"]
     assert best["mean/accuracy"] == max(x["validation/mean/accuracy"] for x in lines)
     assert list((run_dir / "tensorboard").iterdir())
     assert json.loads((run_dir / "environment.json").read_text())["tensorflow"]
     assert "first step finished" in result.stderr
+    # The end of the run in words: accuracies, places, the next commands.
+    ends = result.stderr[result.stderr.index("test accuracy after") :].splitlines()
+    assert [line.split() for line in ends[1:4]] == [
+        *(["resnet8", f"{accuracy:.2%}"] for accuracy in accuracies),
+        ["ensemble", f"{summary['ensemble_accuracy']:.2%}"],
+    ]
+    exported = summary["exported"]["directory"]
+    for text in (
+        f"run: {run_dir} (metrics.jsonl",
+        f"export of resnet8: {exported} (saved_model, tflite)",
+        f"python -m afd_tf.predict --artifact={exported} IMAGE",
+        f"python -m afd_tf.evaluate --artifact={exported}",
+        f"tensorboard --logdir={run_dir}",
+    ):
+        assert text in "\n".join(ends)
 
 
 def test_what_is_exported_is_what_was_trained(undisturbed):
@@ -123,9 +138,11 @@ def test_what_is_exported_is_what_was_trained(undisturbed):
     assert [len(batch["label"]) for batch in batches] == [360]
     predictions = []
     for path in (run_dir, version, version / "model.tflite"):
-        runner = load_runner(path)
-        assert measure(runner, dataset)["accuracy"] == summary["peers"][0]["accuracy"]
-        predictions.append(runner.logits(batches[0]["image"]).argmax(axis=1))
+        classifier = load_classifier(path)
+        assert (
+            measure(classifier, dataset)["accuracy"] == summary["peers"][0]["accuracy"]
+        )
+        predictions.append(classifier.logits(batches[0]["image"]).argmax(axis=1))
     np.testing.assert_array_equal(predictions[0], predictions[1])
     np.testing.assert_array_equal(predictions[0], predictions[2])
     formats = summary["exported"]["formats"]
@@ -265,7 +282,7 @@ def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp
     assert outcome(disk / "run") == outcome(tmp_path / "undisturbed")
 
 
-def test_a_preparation_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path):
+def test_a_warm_up_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path):
     flags = [
         "--method=factor_transfer",
         "--peers=resnet8",
@@ -296,7 +313,7 @@ def test_a_preparation_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_p
     assert (summary["epochs"], summary["preparation_epochs"]) == (2, 2)
 
     run_dir = tmp_path / "stopped"
-    for wanted in ("first step finished", "epoch 2/4: preparation"):
+    for wanted in ("first step finished", "epoch 2/4: warm-up"):
         process = subprocess.Popen(
             command(run_dir, *flags), stderr=subprocess.PIPE, text=True
         )
@@ -362,7 +379,7 @@ def train_poisoned(run_dir, steps, *more):
     )
 
 
-def test_batches_that_are_not_finite_are_passed_over(tmp_path):
+def test_batches_that_are_not_finite_are_skipped(tmp_path):
     run_dir, steps = tmp_path / "restored", -(-(1437 - 100) // 32)
     # In the first epoch, before anything was trained, and in the second.
     bad = [1, steps + 5]
@@ -370,7 +387,7 @@ def test_batches_that_are_not_finite_are_passed_over(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     for step, before in zip(bad, (0, steps), strict=True):
         assert f"step {step + 1}: peer_0/loss_logit is nan" in result.stderr
-        going_back = f"Going back to step {before} and passing over that batch"
+        going_back = f"Going back to step {before} and skipping that batch"
         assert going_back in result.stderr
     (*_, last) = sorted((run_dir / "checkpoints").glob("step_*"))
     state = json.loads((last / "state.json").read_text())
@@ -428,7 +445,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, values, message):
 
 
 def test_an_argument_that_is_no_flag_is_refused():
-    assert "'epochs=3' is no flag" in refused("epochs=3")
+    assert "'epochs=3' is not a flag" in refused("epochs=3")
 
 
 def test_another_runs_directory_is_refused(undisturbed):
@@ -465,6 +482,11 @@ def test_help_lists_this_projects_flags_by_module():
         text=True,
         check=True,
     )
-    for text in ("--epochs", "afd_tf.data:", "--dataset", "afd_tf.distill.dml:"):
+    for text in (
+        "--epochs",
+        "afd_tf.data:",
+        "--dataset",
+        "afd_tf.distill.methods.dml:",
+    ):
         assert text in result.stdout
     assert "--pdb" not in result.stdout

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 from PIL import Image, PngImagePlugin
 from sklearn import datasets
 
-from afd_tf.data.pictures import read_picture
-from afd_tf.runner import load_runner
+from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.data.image_files import read_image
 from tests import exports, tiny
 
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -78,9 +78,9 @@ def web(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> dict[str, list[Path]]:
+def files(tmp_path_factory) -> dict[str, list[Path]]:
     """Files of each kind: lossless ones, and others."""
-    directory = tmp_path_factory.mktemp("pictures")
+    directory = tmp_path_factory.mktemp("images")
     china, flower = datasets.load_sample_images().images
     photograph = Image.fromarray(china)
     found = {"lossless": [], "other": []}
@@ -117,20 +117,20 @@ def pictures(tmp_path_factory) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def site(web, pictures, tmp_path_factory) -> Path:
-    """What a server serves: the page, and networks that tell the pictures apart."""
+def site(web, files, tmp_path_factory) -> Path:
+    """What a server serves: the page, and networks that tell the images apart."""
     models = tmp_path_factory.mktemp("savedmodels")
     keras.utils.set_random_seed(0)
     for seed, (name, shape) in enumerate(SHAPES.items()):
         info = tiny.info(shape, classes=10)
         peer = exports.random_peer("resnet8", info, seed)
-        images = read_all([*pictures["lossless"], *pictures["other"]], shape)
+        images = read_all([*files["lossless"], *files["other"]], shape)
         logits = exports.logits_of(peer, images)
         scale = 3 / logits.std(axis=0)
         kernel, bias = peer.classifier.kernel, peer.classifier.bias
         kernel.assign(scale * kernel)
         bias.assign(scale * (bias - logits.mean(axis=0)))
-        exports.export(peer, exports.OnePicture(info), models / name)
+        exports.export(peer, exports.OneImage(info), models / name)
     # As in its README, from the directory above.
     model = os.path.relpath(models / "digits" / "1", web.parent)
     subprocess.run(
@@ -144,13 +144,13 @@ def site(web, pictures, tmp_path_factory) -> Path:
 
 def read_all(paths, shape) -> np.ndarray:
     return np.stack(
-        [read_picture(path, channels=shape[2], image_size=shape[:2]) for path in paths]
+        [read_image(path, channels=shape[2], image_size=shape[:2]) for path in paths]
     )
 
 
 @contextlib.contextmanager
 def served(directory: Path):
-    """Serves files and nothing else, as the simplest host does."""
+    """Serves plain files, as the simplest host does."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -245,11 +245,11 @@ def page(driver, url):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_answers_as_python(name, page, site, pictures):
+def test_answers_as_python(name, page, site, files):
     version = site / "models" / name / "1"
-    runner = load_runner(version / "model.tflite")
-    paths = [*pictures["lossless"], *pictures["other"]]
-    logits = runner.logits(read_all(paths, SHAPES[name]))
+    classifier = load_classifier(version / "model.tflite")
+    paths = [*files["lossless"], *files["other"]]
+    logits = classifier.logits(read_all(paths, SHAPES[name]))
     expected = tf.nn.softmax(logits).numpy()
     # That a page which always answers the same does not pass.
     assert len(set(expected.argmax(axis=-1))) > 4
@@ -260,7 +260,7 @@ def test_answers_as_python(name, page, site, pictures):
         answer = page.give(path)
         assert not page.text("error")
         best = np.argsort(-probabilities)[:5]
-        assert answer[0][0] == runner.class_names[best[0]], path.name
+        assert answer[0][0] == classifier.class_names[best[0]], path.name
         np.testing.assert_allclose(
             [probability for _, probability in answer],
             probabilities[best],
@@ -273,11 +273,11 @@ def test_answers_as_python(name, page, site, pictures):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values())
-def test_pixels_are_those_of_pillow(shape, page, pictures):
+def test_pixels_are_those_of_pillow(shape, page, files):
     page.open()
     for kind, tolerance in (("lossless", 0), ("other", 1)):
         for path, expected in zip(
-            pictures[kind], read_all(pictures[kind], shape), strict=True
+            files[kind], read_all(files[kind], shape), strict=True
         ):
             page.driver.execute_script(
                 "document.body.innerHTML = '<input type=file id=probe>'"
@@ -299,17 +299,17 @@ def test_pixels_are_those_of_pillow(shape, page, pictures):
             )
 
 
-def test_what_is_no_picture_is_said(page, pictures, tmp_path):
+def test_a_file_that_is_no_image_is_reported(page, files, tmp_path):
     text, cut = tmp_path / "text.txt", tmp_path / "cut.png"
-    text.write_text("not a picture\n")
-    cut.write_bytes(pictures["lossless"][0].read_bytes()[:40])
+    text.write_text("not an image\n")
+    cut.write_bytes(files["lossless"][0].read_bytes()[:40])
     page.open()
     for path in (text, cut):
         assert page.give(path) == []
         expected = f"{path.name} is no picture that this browser can read."
         assert page.text("error") == expected
         # It goes on.
-        assert page.give(pictures["lossless"][0])
+        assert page.give(files["lossless"][0])
         assert not page.text("error")
     assert not page.uncaught()
 
@@ -324,7 +324,7 @@ def test_all_comes_from_the_host_of_the_page(page, url):
     assert f"{url}model/model.tflite" in loaded
 
 
-def test_what_is_missing_is_said(page, site, url):
+def test_a_missing_model_is_reported(page, site, url):
     page.open("?model=nowhere")
     expected = f"There is no {url}nowhere/manifest.json (404 File not found)."
     assert page.text("error") == expected
@@ -389,17 +389,17 @@ def test_camera(page):
     assert not page.uncaught()
 
 
-def test_opens_without_a_network_once_loaded(driver, site, pictures):
-    picture = pictures["lossless"][0]
+def test_opens_without_a_network_once_loaded(driver, site, files):
+    image = files["lossless"][0]
     with served(site) as url:
         page = Page(driver, url).open()
-        expected = page.give(picture)
+        expected = page.give(image)
         page.run("navigator.serviceWorker.ready.then(() => true)")
     assert page.open().text("status") == "Ready."
-    assert page.give(picture) == expected
+    assert page.give(image) == expected
 
 
-def test_build_says_what_is_wrong(web, site, tmp_path):
+def test_build_reports_mistakes(web, site, tmp_path):
     def error_of(*arguments):
         result = node(web, *arguments)
         assert (result.returncode, result.stdout) == (1, "")

@@ -1,5 +1,5 @@
 // A picture file as the pixels that the network was evaluated on: what
-// afd_tf/data/pictures.py does with Pillow, to the same 8-bit values.
+// afd_tf/data/image_files.py does with Pillow, to the same 8-bit values.
 //
 // A canvas' own resize is another one in every browser, so the filter is here.
 

@@ -1,33 +1,33 @@
-"""Augmentation of whole batches of raw uint8 pixels, by stateless seeds.
+"""Augmentation and cropping of raw uint8 pixels.
 
-Nothing here normalises: the models do that, so that training, serving and the
-phone see the same pixels. Every function is a pure function of its seed.
+The models normalize pixels, so that training, serving and the phone see the same
+ones. What is random here depends on the seed alone.
 """
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from afd_tf.errors import UserError, unknown_name
+from afd_tf.base.errors import UserError, unknown_name
 
 AUGMENTATIONS = ("none", "cifar", "imagenet")
 PADDINGS = ("reflect", "zero")
 
-# Pixels added on each side before the random crop of `cifar`.
+# Pixels added on each side before the random crop of "cifar".
 CROP_PADDING = 4
 
-# Colour pictures whose meaning a mirror image would change.
+# Data sets of colour images whose meaning a mirror image would change.
 _DIGIT_SETS = ("svhn",)
 
-# The attempts torchvision's RandomResizedCrop makes before it takes the centre.
+# Attempts of torchvision's RandomResizedCrop before it takes the centre.
 _BOX_ATTEMPTS = 10
 
 
-def resolve(augment: str, *, name: str, image_shape: Sequence[int]) -> str:
-    """Returns the augmentation that `augment` stands for.
+def resolve_augmentation(augment: str, *, name: str, image_shape: Sequence[int]) -> str:
+    """Returns the augmentation that `augment` stands for, one of `AUGMENTATIONS`.
 
     Args:
-      augment: "auto" or one of `AUGMENTATIONS`. "auto" is "none" for grey pictures
+      augment: "auto" or one of `AUGMENTATIONS`. "auto" is "none" for grey images
         and for digits (a mirrored digit is another sign), else "cifar" up to 64
         pixels and "imagenet" above.
       name: the name of the data set.
@@ -47,17 +47,22 @@ def resolve(augment: str, *, name: str, image_shape: Sequence[int]) -> str:
 
 
 def check_padding(padding: str, *, augment: str, image_shape: Sequence[int]) -> None:
-    """Checks that pictures of `image_shape` can be padded as asked.
+    """Checks that images can be padded as asked.
+
+    Args:
+      padding: one of `PADDINGS`.
+      augment: one of `AUGMENTATIONS`; only "cifar" pads.
+      image_shape: height, width, channels.
 
     Raises:
-      UserError: `padding` is unknown, or reflects more pixels than there are.
+      UserError: `padding` is unknown, or the images are too small to be reflected.
     """
     if padding not in PADDINGS:
         raise unknown_name("padding", padding, PADDINGS)
     smallest = min(image_shape[:2])
     if augment == "cifar" and padding == "reflect" and smallest <= CROP_PADDING:
         raise UserError(
-            f"pictures of {image_shape[0]}x{image_shape[1]} pixels are too small to "
+            f"images of {image_shape[0]}x{image_shape[1]} pixels are too small to "
             f"reflect {CROP_PADDING} pixels: pass --padding=zero or --augment=none."
         )
 
@@ -65,10 +70,10 @@ def check_padding(padding: str, *, augment: str, image_shape: Sequence[int]) -> 
 def pad_crop_flip(
     images: tf.Tensor, seed: tf.Tensor, *, padding: str = "reflect"
 ) -> tf.Tensor:
-    """Pads by 4 pixels, crops back at random and mirrors every second picture.
+    """Pads by 4 pixels, crops back at random and mirrors every second image.
 
-    Padding, crop and mirror only say which source pixel each pixel comes from, so
-    the whole batch is one gather.
+    Padding, crop and mirror only determine the source of each pixel, so that the
+    whole batch is one gather.
 
     Args:
       images: uint8 [B, h, w, c].
@@ -109,7 +114,7 @@ def pad_crop_flip(
 
 
 def _reflect(positions: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Mirrors positions outside 0..size-1 at the edges; clips what is still out."""
+    """Mirrors positions outside of 0..size-1 at the nearer edge, then clips them."""
     positions = tf.abs(positions)
     positions = size - 1 - tf.abs(size - 1 - positions)
     return tf.maximum(positions, 0)
@@ -118,20 +123,20 @@ def _reflect(positions: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 def random_boxes(
     seed: tf.Tensor, *, count: int | tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """Draws the crops of torchvision's `RandomResizedCrop`.
+    """Draws random crops as torchvision's `RandomResizedCrop` does.
 
-    Each has 8 to 100 % of the area and a width between 3/4 and 4/3 of its height;
-    where ten draws do not fit into the picture, it is the largest central crop
-    with an allowed ratio.
+    Each has 8 to 100 % of the image's area and a width between 3/4 and 4/3 of its
+    height. Where none of ten draws fits into the image, it is the largest central
+    crop with such a ratio.
 
     Args:
       seed: int64 [2].
-      count: how many boxes to draw.
-      height: int32 scalar, of the pictures.
-      width: int32 scalar, of the pictures.
+      count: the number of crops.
+      height: of the image in pixels, int32 scalar.
+      width: of the image in pixels, int32 scalar.
 
     Returns:
-      float32 [count, 4]: top, left, height, width in whole pixels.
+      float32 [count, 4]: top, left, height and width in whole pixels.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     uniform = tf.random.stateless_uniform([4, count, _BOX_ATTEMPTS], seed, alg="philox")
@@ -162,7 +167,7 @@ def random_boxes(
 
 
 def random_resized_crop_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Crops at random, resizes back (bilinear) and mirrors every second picture.
+    """Crops at random, resizes back (bilinear) and mirrors every second image.
 
     Args:
       images: uint8 [B, h, w, c].
@@ -178,13 +183,13 @@ def random_resized_crop_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     boxes = random_boxes(box_seed, count=batch, height=height, width=width)
     top, left, box_height, box_width = tf.unstack(boxes, axis=1)
     mirrored = tf.random.stateless_uniform([batch], flip_seed, alg="philox") < 0.5
-    # Sampling from the right edge to the left one mirrors the picture.
+    # Sampling from the right edge to the left one mirrors the image.
     right = left + box_width - 1
     first_column = tf.where(mirrored, right, left)
     last_column = tf.where(mirrored, left, right)
     corners = tf.stack([top, first_column, top + box_height - 1, last_column], axis=1)
     last = tf.cast(tf.stack([height, width, height, width]) - 1, tf.float32)
-    # Rounding must not put a sample outside the picture, where the op gives black.
+    # Rounding must not put a sample outside the image, where the op gives black.
     corners = tf.clip_by_value(corners / tf.maximum(last, 1), 1e-5, 1 - 1e-5)
     pixels = tf.image.crop_and_resize(images, corners, tf.range(batch), [height, width])
     return tf.ensure_shape(to_uint8(pixels), images.shape)
@@ -193,12 +198,14 @@ def random_resized_crop_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def random_resized_crop_flip_one(
     image: tf.Tensor, seed: tf.Tensor, *, size: tuple[int, int]
 ) -> tf.Tensor:
-    """The same for one picture of any size, with antialiasing.
+    """Crops one image of any size at random, resizes it and perhaps mirrors it.
+
+    Unlike `random_resized_crop_flip`, it resizes with antialiasing.
 
     Args:
       image: uint8 [h, w, c], of any height and width.
       seed: int64 [2].
-      size: height and width of the result.
+      size: height and width of the result in pixels.
 
     Returns:
       uint8 [size[0], size[1], c].
@@ -218,16 +225,16 @@ def random_resized_crop_flip_one(
 def central_crop(
     image: tf.Tensor, *, size: tuple[int, int], fraction: float = 1.0
 ) -> tf.Tensor:
-    """Cuts out the largest centre with the ratio of `size` and resizes it.
+    """Crops the largest centre with the aspect ratio of `size` and resizes it.
 
     Args:
       image: uint8 [h, w, c], of any height and width.
-      size: height and width of the result.
-      fraction: how much of the largest centre's side to keep: 0.875 is the usual
-        "resize the shorter side to 256, crop 224".
+      size: height and width of the result in pixels.
+      fraction: the part of that centre's height and width to keep, 0..1; 0.875 is the
+        usual "resize the shorter side to 256, crop 224".
 
     Returns:
-      uint8 [size[0], size[1], c], antialiased bilinear.
+      uint8 [size[0], size[1], c], resized bilinearly with antialiasing.
     """
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
     scale = tf.minimum(height / size[0], width / size[1]) * fraction
@@ -240,14 +247,14 @@ def central_crop(
 
 
 def to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    """Rounds float pixels 0..255 to uint8."""
+    """Rounds and clips float pixels to uint8 0..255, of the same shape."""
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
 
 
 def augment_batch(
     images: tf.Tensor, seed: tf.Tensor, *, augment: str, padding: str
 ) -> tf.Tensor:
-    """Augments a batch of pictures of one size.
+    """Augments a batch of images that all have one size.
 
     Args:
       images: uint8 [B, h, w, c].

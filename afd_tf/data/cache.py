@@ -1,31 +1,31 @@
-"""Decoded pictures and computed values, kept on disk between runs.
+"""Decoded images and computed values, kept on disk between runs.
 
-A cache file is named after everything that determines its content, is written
-under a temporary name and then renamed, and is rebuilt when it cannot be read. A
-cache that cannot be written costs a log line, never a run.
+A cache file is named after everything that determines its content, is written whole
+or not at all, and is built again when it cannot be read. A cache that cannot be
+written costs a warning, never a run.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
 
-# Part of every key: to be raised when the decoding or the layout changes.
-_FORMAT = 1
+from afd_tf.base.files import replacing
+
+# Part of every key: to be raised when the decoding, a key or a file changes.
+_FORMAT = 2
 
 
 class Cache:
     """Results of expensive functions, in one directory.
 
     Args:
-      directory: where to keep them; None is `$XDG_CACHE_HOME/afd_tf`, or
+      directory: the directory; None is `$XDG_CACHE_HOME/afd_tf`, or
         `~/.cache/afd_tf`.
     """
 
@@ -35,31 +35,32 @@ class Cache:
             directory = pathlib.Path(base) / "afd_tf"
         self._directory = pathlib.Path(directory).expanduser()
 
-    def pictures(
+    def images(
         self,
         key: Mapping[str, Any],
         build: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the pictures and labels of `key`, from disk if they are there.
+        """Returns the images and labels of `key`, from disk if they are there.
 
         Args:
-          key: what determines them; JSON.
-          build: makes them: uint8 [n, h, w, c] and int32 [n].
+          key: JSON values that determine the images.
+          build: returns the images, uint8 [n, h, w, c], and their labels, int32 [n];
+            called where they are not on disk.
 
         Returns:
-          images and labels; read from disk, the images are mapped, not loaded.
+          images and labels; images from disk are mapped into memory, not loaded.
         """
         paths = self._path(key, ".images.npy"), self._path(key, ".labels.npy")
-        found = self._read_pictures(*paths)
+        found = self._read_images(*paths)
         if found is None:
             built = build()
             for path, array in zip(paths, built, strict=True):
                 self._write(path, lambda file, array=array: np.save(file, array))
             # Mapped pages, unlike built arrays, can be dropped when memory is short.
-            found = self._read_pictures(*paths) or built
+            found = self._read_images(*paths) or built
         return found
 
-    def _read_pictures(
+    def _read_images(
         self, images_path: pathlib.Path, labels_path: pathlib.Path
     ) -> tuple[np.ndarray, np.ndarray] | None:
         try:
@@ -68,10 +69,12 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:
-            logging.warning("cannot use %s, rebuilt: %s", images_path, error)
+            logging.warning("cannot read %s, built again: %s", images_path, error)
             return None
         if images.ndim != 4 or labels.shape != images.shape[:1]:
-            logging.warning("%s and its labels do not agree: rebuilt", images_path)
+            logging.warning(
+                "%s does not fit to %s, both built again", images_path, labels_path
+            )
             return None
         return images, labels
 
@@ -81,7 +84,14 @@ class Cache:
         build: Callable[[], Any],
         is_current: Callable[[Any], bool] = lambda value: True,
     ) -> Any:
-        """Returns the JSON value of `key`, from disk if it is there and current."""
+        """Returns the value of `key`, from disk if it is there and current.
+
+        Args:
+          key: JSON values that determine the value.
+          build: returns the value, which must be JSON; called where there is none on
+            disk, or none that is current.
+          is_current: whether a value from disk may still be used.
+        """
         path = self._path(key, ".json")
         try:
             value = json.loads(path.read_text("utf-8"))
@@ -90,7 +100,7 @@ class Cache:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            logging.warning("cannot use %s, rebuilt: %s", path, error)
+            logging.warning("cannot read %s, built again: %s", path, error)
         value = build()
         self._write(path, lambda file: file.write(json.dumps(value).encode("utf-8")))
         return value
@@ -101,16 +111,9 @@ class Cache:
             hashlib.sha256(text.encode("utf-8")).hexdigest()[:32] + suffix
         )
 
-    def _write(self, path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-        temporary = None
+    def _write(self, path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                temporary = file.name
+            with replacing(path) as file:
                 write(file)
-            os.replace(temporary, path)
         except OSError as error:
             logging.warning("cannot write the cache file %s: %s", path, error)
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)

@@ -1,4 +1,4 @@
-"""Reads the files of a data set that tensorflow-datasets (tfds) has prepared."""
+"""The files of a data set that tensorflow-datasets (tfds) has prepared."""
 
 import contextlib
 import importlib.metadata
@@ -10,14 +10,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from afd_tf.data import augment, pictures, prepare, shuffle
+from afd_tf.base.errors import UserError
+from afd_tf.data.augment import central_crop
 from afd_tf.data.cache import Cache
-from afd_tf.errors import UserError
+from afd_tf.data.image_files import common_size
+from afd_tf.data.sampling import permutation
+from afd_tf.data.tfds_download import one_line
 
-# How many pictures are looked at to learn their size, if tfds does not know it.
+# The number of images that are read to learn their size, if tfds does not know it.
 _EXAMINED = 1000
 
-# Streaming: files read side by side, and pictures (still encoded) to shuffle among.
+# Of a shuffled stream: files read side by side, and undecoded images in the buffer.
 _PARALLEL_FILES = 16
 _SHUFFLE_BUFFER = 4096
 
@@ -31,20 +34,21 @@ class TfdsSource:
     there is no "test" or its labels are withheld (-1, as in imagenet2012). Where
     "test" is usable, "validation" is the validation split.
 
-    What tfds says about the data set is cached, so that tfds itself, slow to
-    import, is needed at the first start only.
+    The metadata of the data set is cached, so that tfds itself, slow to import, is
+    needed at the first start only.
 
     Args:
-      name: as tfds takes it: "cifar100", "cifar10_1/v4", "mnist:3.0.1".
-      data_dir: where prepared data sets lie; None is the default of tfds.
-      download: whether a data set that is not prepared may be fetched.
-      image_size: pixels to crop and resize to; None keeps the (common) size.
-      train_split: another training split, in tfds' notation ("train[:80%]").
+      name: in the notation of tfds: "cifar100", "cifar10_1/v4", "mnist:3.0.1".
+      data_dir: where prepared data sets are; None is the default of tfds.
+      download: whether a data set that is not prepared may be downloaded.
+      image_size: height and width in pixels to crop and resize to; None keeps the
+        size, which all images must share.
+      train_split: another training split, in the notation of tfds ("train[:80%]").
       test_split: another test split.
-      cache: keeps what was found out.
+      cache: keeps the metadata.
 
     Raises:
-      UserError: the data set is unknown, cannot be had or cannot be used.
+      UserError: the data set is unknown, or cannot be prepared or used.
     """
 
     def __init__(
@@ -61,10 +65,10 @@ class TfdsSource:
         self.name = name
         self._image_size = image_size
 
-        def describe() -> dict[str, Any]:
-            from afd_tf.data import catalog
+        def find() -> dict[str, Any]:
+            from afd_tf.data import tfds_metadata  # imports tfds
 
-            found = catalog.describe(
+            found = tfds_metadata.find_dataset(
                 name,
                 data_dir=data_dir,
                 download=download,
@@ -73,7 +77,7 @@ class TfdsSource:
             )
             return found | {"stamp": _stamp(found)}
 
-        self._found = cache.value(
+        self._metadata = cache.value(
             {
                 "tfds": importlib.metadata.version("tensorflow-datasets"),
                 "name": name,
@@ -81,15 +85,15 @@ class TfdsSource:
                 "default_data_dir": os.environ.get("TFDS_DATA_DIR"),
                 "splits": [train_split, test_split],
             },
-            describe,
+            find,
             is_current=lambda found: found["stamp"] == _stamp(found),
         )
-        self.class_names = tuple(self._found["class_names"])
+        self.class_names = tuple(self._metadata["class_names"])
         self.counts = {
             split: sum(take for _, _, take in part["pieces"])
-            for split, part in self._found["splits"].items()
+            for split, part in self._metadata["splits"].items()
         }
-        height, width, self._channels = self._found["shape"]
+        height, width, self._channels = self._metadata["shape"]
         if image_size is not None:
             height = width = image_size
         elif height is None or width is None:
@@ -101,10 +105,10 @@ class TfdsSource:
     def fingerprint(self, split: str) -> dict[str, Any]:
         """See `Source`."""
         return {
-            "source": f"tfds:{self._found['full_name']}",
-            "split": self._found["splits"][split],
+            "source": f"tfds:{self._metadata['full_name']}",
+            "split": self._metadata["splits"][split],
             "image_size": self._image_size,
-            "stamp": self._found["stamp"],
+            "stamp": self._metadata["stamp"],
         }
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +117,7 @@ class TfdsSource:
         def decode(undecoded, label):
             image = self.decode(undecoded)
             if self._image_size is not None:
-                image = augment.central_crop(image, size=self.image_shape[:2])
+                image = central_crop(image, size=self.image_shape[:2])
             return tf.ensure_shape(image, self.image_shape), label
 
         images = np.empty([self.counts[split], *self.image_shape], np.uint8)
@@ -132,11 +136,14 @@ class TfdsSource:
         except tf.errors.OpError as error:
             raise UserError(
                 f"{self.name} {split} cannot be decoded to {self.image_shape[0]}x"
-                f"{self.image_shape[1]} pixels (pictures of different sizes need "
-                f"--image_size=N): {prepare.one_line(error)}"
+                f"{self.image_shape[1]} pixels (images of different sizes need "
+                f"--image_size=N): {one_line(error)}"
             ) from error
         if labels.min() < 0:
-            raise UserError(f"{self.name} has pictures without a label in {split}.")
+            raise UserError(
+                f"{self.name} has images without a label in {split}: choose other "
+                f"splits with --train_split and --test_split."
+            )
         return images, labels
 
     def labels(self, split: str) -> np.ndarray:
@@ -154,7 +161,7 @@ class TfdsSource:
         Shuffling takes the files in random order, reads several side by side, and
         mixes within a buffer.
         """
-        pieces = self._found["splits"][split]["pieces"]
+        pieces = self._metadata["splits"][split]["pieces"]
         names, skips, takes = zip(*pieces, strict=True)
         firsts = np.cumsum(takes) - takes
         files = (
@@ -164,7 +171,7 @@ class TfdsSource:
             tf.constant(firsts, tf.int64),
         )
         if shuffle_seed is not None:
-            order = shuffle.permutation(len(pieces), shuffle_seed)
+            order = permutation(len(pieces), shuffle_seed)
             files = tuple(tf.gather(column, order) for column in files)
         complete = len(indices) == self.counts[split]
         chosen = np.zeros(self.counts[split], bool)
@@ -205,24 +212,24 @@ class TfdsSource:
         return tf.io.decode_image(undecoded, self._channels, expand_animations=False)
 
     def _common_size(self) -> tuple[int, int]:
-        """Returns the size of the first pictures, which must all have one."""
+        """Returns height and width of the first images, which must have one size."""
         everything = np.arange(self.counts["train"])
         sizes = (
             self.examples("train", everything, None)
             .take(_EXAMINED)
             .map(lambda undecoded, _: tf.shape(self.decode(undecoded))[:2])
         )
-        what = f"{self.name} (its first {_EXAMINED:,} pictures)"
+        what = f"{self.name} (its first {_EXAMINED:,} images)"
         found = {tuple(size.tolist()) for size in sizes.as_numpy_iterator()}
-        return pictures.common_size(found, what)
+        return common_size(found, what)
 
 
 @contextlib.contextmanager
 def _without_global_seed() -> Iterator[None]:
     """Hides TensorFlow's global seed from the graph that is being built.
 
-    It would enter the order, and TensorFlow asks whether it and the order's own seed
-    are both 0, which a tensor cannot answer.
+    A shuffling operator would mix it into the order, and would compare it and its own
+    seed with 0, which fails for a seed that is a tensor.
     """
     graph = tf.compat.v1.get_default_graph()
     seed, graph.seed = graph.seed, None
@@ -233,7 +240,7 @@ def _without_global_seed() -> Iterator[None]:
 
 
 def _stamp(found: Mapping[str, Any]) -> list[Any]:
-    """Returns what changes when the prepared files change; [] if they are gone."""
+    """Returns name, length and time of change of the files; [] if one is gone."""
     files = {file for part in found["splits"].values() for file, _, _ in part["pieces"]}
     try:
         return [
@@ -247,7 +254,7 @@ def _stamp(found: Mapping[str, Any]) -> list[Any]:
 
 
 def _parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns encoded picture and int32 label of a record, and nothing else of it."""
+    """Returns the encoded image, string, and the label, int32, of a record."""
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "label": tf.io.FixedLenFeature([], tf.int64),

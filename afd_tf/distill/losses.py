@@ -53,17 +53,17 @@ def least_squares(scores: tf.Tensor, target: float) -> tf.Tensor:
 
 
 def l1_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """Mean of |learner - teacher| over a picture's elements, teacher constant.
+    """Mean of |learner - teacher| over a image's elements, teacher constant.
 
     Args:
       learner: [B, ...].
-      teacher: likewise; no gradient goes through.
+      teacher: [B, ...]; no gradient goes through.
     """
     return tf.reduce_mean(tf.abs(_difference(learner, teacher)), axis=-1)
 
 
 def l2_distance(learner: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """Mean of (learner - teacher)^2 over a picture's elements; see `l1_distance`."""
+    """Mean of (learner - teacher)^2 over a image's elements; see `l1_distance`."""
     return tf.reduce_mean(tf.square(_difference(learner, teacher)), axis=-1)
 
 

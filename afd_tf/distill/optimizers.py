@@ -16,11 +16,44 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-from afd_tf.errors import UserError
-from afd_tf.runtime import StepDecay
+from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.distill.schedules import StepDecay
 
+KINDS = ("sgd", "adam")
 DECAY_MODES = ("coupled", "decoupled")
 
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate",
+    0.1,
+    "Initial learning rate of the peers' SGD optimizer.",
+    lower_bound=0,
+)
+_MOMENTUM = flags.DEFINE_float(
+    "momentum",
+    0.9,
+    "Momentum of the peers' SGD optimizer.",
+    lower_bound=0,
+    upper_bound=1,
+)
+_NESTEROV = flags.DEFINE_bool(
+    "nesterov", False, "Use Nesterov momentum in the peers' SGD optimizer."
+)
+_WEIGHT_DECAY = flags.DEFINE_float(
+    "weight_decay", 1e-4, "L2 factor of the peers' SGD optimizer.", lower_bound=0
+)
+_DROPS = flags.DEFINE_list(
+    "learning_rate_drops",
+    ["0.5", "0.75"],
+    "Fractions of the run after which the learning rate of the peers' SGD optimizer is "
+    "multiplied by 0.1.",
+)
+_DECAY_MODE = flags.DEFINE_string(
+    "decay_mode",
+    "coupled",
+    "The weight decay of every optimizer: coupled adds decay * weight to the gradient, "
+    "as PyTorch does; decoupled shrinks the weight by learning rate * decay, as Keras "
+    "does.",
+)
 
 # The dynamic scale of a 16-bit loss, as usual: halved by a gradient that is not
 # finite, doubled after so many steps without one.
@@ -55,7 +88,7 @@ class _FusedUpdate:
 
     @property
     def loss_scale(self) -> tf.Tensor:
-        """What the loss has to be multiplied by, float32; 1 unless `scales_loss`."""
+        """The factor of the loss, float32; 1 unless `scales_loss`."""
         if self.scales_loss:
             return tf.convert_to_tensor(self._scale)
         return tf.constant(1.0)
@@ -123,6 +156,12 @@ class SGD(_FusedUpdate, keras.optimizers.SGD):
         return learning_rate
 
     def _fused(self, index, variable, gradient, learning_rate):
+        if not self.momentum:
+            # Keras keeps no buffers then.
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.value.handle, alpha=learning_rate, delta=gradient
+            )
+            return
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.value.handle,
             accum=self.momentums[index].value.handle,
@@ -172,6 +211,9 @@ class Recipe:
       drop_factor: by this.
       momentum: of SGD.
       nesterov: of SGD.
+
+    Raises:
+      UserError: an unknown kind or decay mode.
     """
 
     kind: str
@@ -182,6 +224,12 @@ class Recipe:
     drop_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise unknown_name("optimizer", self.kind, KINDS)
+        if self.decay_mode not in DECAY_MODES:
+            raise unknown_name("decay mode", self.decay_mode, DECAY_MODES)
 
     def build(
         self, epochs: int, steps_per_epoch: int, name: str
@@ -196,6 +244,31 @@ class Recipe:
                 schedule, momentum=self.momentum, nesterov=self.nesterov, **shared
             )
         return Adam(schedule, epsilon=1e-8, **shared)
+
+
+SGD_RECIPE = Recipe("sgd", learning_rate=0.1, decay=1e-4)
+
+
+def sgd_recipe_from_flags() -> Recipe:
+    """Returns the recipe of the peers' SGD optimizer from the command line.
+
+    Raises:
+      UserError: a learning-rate drop is no number in 0..1.
+    """
+    return Recipe(
+        "sgd",
+        learning_rate=_LEARNING_RATE.value,
+        decay=_WEIGHT_DECAY.value,
+        decay_mode=decay_mode_from_flags(),
+        drops=drops_from(_DROPS),
+        momentum=_MOMENTUM.value,
+        nesterov=_NESTEROV.value,
+    )
+
+
+def decay_mode_from_flags() -> str:
+    """Returns --decay_mode, which all optimizers share; `Recipe` checks it."""
+    return _DECAY_MODE.value
 
 
 def drops_from(flag: flags.FlagHolder) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """Who learns from whom."""
 
-from afd_tf.errors import UserError, unknown_name
+from afd_tf.base.errors import UserError, unknown_name
 
 TOPOLOGIES = ("mutual", "cyclic")
 

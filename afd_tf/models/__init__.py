@@ -1,4 +1,4 @@
-"""The peers by name."""
+"""The networks that can be peers, by name."""
 
 import functools
 import itertools
@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
-import tensorflow as tf
 from absl import flags
 
+from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.data import DatasetInfo
-from afd_tf.errors import UserError, unknown_name
+from afd_tf.models.cost import multiply_adds
 from afd_tf.models.imagenet_resnet import ImageNetResNet
 from afd_tf.models.mobilenet import MobileNetV2
 from afd_tf.models.peer import Peer, PeerOutput
@@ -32,19 +32,19 @@ __all__ = [
 _PEERS = flags.DEFINE_list(
     "peers",
     ["resnet8", "resnet20"],
-    "Any number of networks, of any kinds, repeats allowed; e.g. resnet20,wrn_28_2.",
+    "Comma-separated names of the peers; any number, of any kinds, repeats allowed: "
+    "for example resnet20,wrn_28_2.",
 )
-
 _OWN_STAGES = flags.DEFINE_integer(
     "own_stages",
     None,
-    "For --method=one: the last stages that each peer has for itself; the others and "
-    "the stem are shared.",
+    "With --method=one, the number of last stages that each peer has for itself; the "
+    "stem and the other stages are shared.",
     lower_bound=1,
 )
 
-# Pattern of the name → the class, called with the pattern's numbers; the names are
-# the usual ones, and any other depth or width that fits the formula works as well.
+# Pattern of a name → the class, which is called with the numbers in the pattern, and
+# the usual names. Any other depth or width that the class accepts works as well.
 PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
     r"resnet(\d+)(?:x(\d+))?": (
         ResNet,
@@ -99,16 +99,17 @@ def build_peer(
     info: DatasetInfo,
     shared: Mapping[str, keras.layers.Layer] | None = None,
 ) -> Peer:
-    """Builds a peer with its variables, randomly initialised.
+    """Builds a peer and its variables, randomly initialized.
 
     Args:
       name: e.g. "resnet20" or "wrn_16_2".
-      info: of the data set: picture shape, classes, mean and variance.
-      shared: layers of another peer of that name, by their names, to use instead of
-        new ones.
+      info: the data set's image shape, classes, mean and variance.
+      shared: parts of the `body` of another peer of that name, used instead of new
+        ones.
 
     Raises:
-      UserError: the name is unknown, or the pictures are too small.
+      UserError: the name is unknown, no such network exists, or the images are too
+        small for it.
     """
     for pattern, (constructor, _) in PEERS.items():
         if match := re.fullmatch(pattern, name):
@@ -129,17 +130,18 @@ def build_peer(
 def build_peers(
     names: Sequence[str], info: DatasetInfo, own_stages: int | None = None
 ) -> list[Peer]:
-    """Builds several peers, each from new layers or as branches of one network.
+    """Builds several peers, either independent ones or branches of one network.
 
     Args:
-      names: see `build_peer`.
-      info: likewise.
-      own_stages: the last stages that each peer has for itself; all before them is
-        shared. None shares nothing.
+      names: the name of each peer, at least one; see `build_peer`.
+      info: the data set's image shape, classes, mean and variance.
+      own_stages: the number of last stages that each peer has for itself; the stem
+        and the stages before them are the same layers in all peers. None shares
+        nothing.
 
     Raises:
-      UserError: see `build_peer`; and peers of several kinds, or without so many
-        stages, cannot share.
+      UserError: `build_peer` refuses a name; or layers are to be shared among peers of
+        different names, or of no more than `own_stages` stages.
     """
     first = build_peer(names[0], info)
     shared = {}
@@ -148,8 +150,8 @@ def build_peers(
         if len(set(names)) > 1 or own_stages >= len(stages):
             raise UserError(
                 f"--own_stages={own_stages} makes the peers branches of one network: "
-                f"give it less than {len(stages)}, the stages of {names[0]}, and "
-                f"peers of one kind, not --peers={','.join(names)}."
+                f"it needs a number less than {len(stages)}, the stages of {names[0]}, "
+                f"and peers of one kind, not --peers={','.join(names)}."
             )
         branch = stages[-own_stages]
         shared = dict(
@@ -159,33 +161,12 @@ def build_peers(
 
 
 def peers_from_flags(info: DatasetInfo) -> list[Peer]:
-    """Builds the networks that --peers names, in its order; see `build_peers`."""
-    return build_peers(_PEERS.value, info, _OWN_STAGES.value)
-
-
-def multiply_adds(peer: Peer, image_shape: tuple[int, int, int]) -> int:
-    """Counts the multiplications of convolutions and dense layers for one picture.
+    """Builds the peers that --peers names, in its order.
 
     Args:
-      peer: a built peer.
-      image_shape: (h, w, c).
+      info: see `build_peers`.
+
+    Raises:
+      UserError: see `build_peers`.
     """
-
-    @tf.function(autograph=False)
-    def logits(images):
-        return peer(images, training=False).logits
-
-    graph = logits.get_concrete_function(
-        tf.TensorSpec([1, *image_shape], tf.uint8)
-    ).graph
-    total = 0
-    for operation in graph.get_operations():
-        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
-            kernel = operation.inputs[1].shape
-            output = operation.outputs[0].shape.num_elements()
-            # Per output number: every weight that reaches it.
-            reach = kernel.num_elements() // kernel[-1]
-            if operation.type == "DepthwiseConv2dNative":
-                reach = kernel[0] * kernel[1]
-            total += output * reach
-    return total
+    return build_peers(_PEERS.value, info, _OWN_STAGES.value)

@@ -1,6 +1,6 @@
-"""The two networks that AFD puts beside the peers.
+"""The two networks of AFD beside the peers: discriminator and transfer layer.
 
-The paper names their purpose and their shapes, not their layers: the layers here are
+The paper gives their purpose and their shapes, not their layers: the layers here are
 this project's choice.
 """
 
@@ -9,21 +9,17 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import (
-    BatchNormalization,
-    ConvolutionBlock,
-    convolution,
-    he_normal,
-)
+from afd_tf.base.errors import UserError
+from afd_tf.models.batch_normalization import BatchNormalization
+from afd_tf.models.layers import ConvolutionBlock, convolution, he_normal
 from afd_tf.models.peer import Peer
 
 
 class TransferLayer(ConvolutionBlock):
-    """T_k of the paper: brings a feature map to the width that all peers share.
+    """T_k of the paper: brings a feature map to the channels that all peers share.
 
     A 1x1 convolution, batch normalization and ReLU (a map after ReLU stays
-    non-negative). Used for every peer as soon as one's channels differ.
+    non-negative). Every peer has one as soon as the channels of any two differ.
 
     Args:
       filters: the common number of channels.
@@ -35,7 +31,15 @@ class TransferLayer(ConvolutionBlock):
 
 
 def build_transfer_layers(peers: Sequence[Peer], channels: int) -> list[TransferLayer]:
-    """Returns a transfer layer for each peer; none if all have these channels."""
+    """Builds a transfer layer for each peer, unless all maps have these channels.
+
+    Args:
+      peers: built peers.
+      channels: the common number of channels.
+
+    Returns:
+      one built layer per peer, or an empty list.
+    """
     if all(peer.feature_shape[-1] == channels for peer in peers):
         return []
     layers = []
@@ -48,12 +52,12 @@ def build_transfer_layers(peers: Sequence[Peer], channels: int) -> list[Transfer
 class Discriminator(keras.Model):
     """D_k of the paper: one number in 0..1 per feature map, 1 = "another's", 0 = "own".
 
-    Convolution 3x3 stride 2, batch normalization, LeakyReLU 0.2, a convolution over
-    all that is left to one channel, sigmoid. Real and fake maps go through in calls
-    of their own, each normalized with its own batch statistics.
+    A 3x3 convolution with stride 2, batch normalization, LeakyReLU 0.2, a convolution
+    as large as the remaining map to one channel, sigmoid. Real and fake maps are
+    passed in separate calls, each normalized with its own batch statistics.
 
     Args:
-      map_shape: (h, w, c) of the maps to come.
+      map_shape: height, width and channels of the feature maps.
       **kwargs: of a Keras model.
 
     Raises:
@@ -66,8 +70,8 @@ class Discriminator(keras.Model):
         if min(height, width) < 2:
             raise UserError(
                 f"feature maps of {height}x{width} are too small for a discriminator, "
-                "which needs 2x2: enlarge the pictures with --image_size, or take "
-                "--method=dml, which looks at the logits only."
+                "which needs 2x2: enlarge the images with --image_size, or take "
+                "--method=dml, which compares logits only."
             )
         self.convolution = convolution(channels, 3, strides=2)
         self.normalization = BatchNormalization()
@@ -79,7 +83,7 @@ class Discriminator(keras.Model):
         )
 
     def call(self, maps: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns float32 [B] in 0..1 for maps [B, h, w, c]."""
+        """Returns scores, float32 [B] in 0..1, of feature maps [B, h, w, c]."""
         hidden = self.normalization(self.convolution(maps), training=training)
         scores = self.score(tf.nn.leaky_relu(hidden, alpha=0.2))
         return tf.sigmoid(tf.reshape(tf.cast(scores, tf.float32), [-1]))

@@ -3,10 +3,11 @@
 import keras
 import tensorflow as tf
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import Composite, ConvolutionBlock, Stage
+from afd_tf.base.errors import UserError
+from afd_tf.models.layers import ConvolutionBlock
 from afd_tf.models.peer import Peer
 from afd_tf.models.resnet import ResidualBlock
+from afd_tf.models.stage import Composite, Stage
 
 
 class Bottleneck(Composite):
@@ -14,6 +15,12 @@ class Bottleneck(Composite):
 
     The 3x3 convolution has the stride, as in torchvision; in the paper it is the
     first one.
+
+    Args:
+      filters: channels of the output.
+      strides: of the 3x3 convolution, in both directions.
+      project: whether the shortcut is a 1x1 convolution instead of the identity.
+      **kwargs: of a Keras layer.
     """
 
     def __init__(self, filters: int, strides: int, project: bool, **kwargs):
@@ -47,19 +54,19 @@ _DEPTHS = {
 
 
 class ImageNetResNet(Peer):
-    """ResNet-18, -34 or -50: four stages, each with twice the channels of the last.
+    """ResNet-18, -34 or -50: four stages, each of twice the channels of the previous.
 
-    The layers are torchvision's, but the padding is TensorFlow's "same", as in all
-    peers: with stride 2 it is one pixel more on the right and below, not symmetric.
+    The layers are those of torchvision, but the padding is TensorFlow's "same", as in
+    all peers: with stride 2, one pixel more on the right and below, not symmetric.
 
     Args:
       depth: 18, 34 or 50.
-      small: for pictures such as CIFAR's, as in Tian et al. (2020): a 3x3 stem
+      small: for images such as CIFAR's, as in Tian et al. (2020): a 3x3 stem
         without stride and without pooling.
       **kwargs: see `Peer`.
 
     Raises:
-      UserError: another depth.
+      UserError: no such network has this depth.
     """
 
     def __init__(self, depth: int, small: bool = False, **kwargs):

@@ -2,18 +2,17 @@
 
 import tensorflow as tf
 
-from afd_tf.errors import UserError
+from afd_tf.base.errors import UserError
 from afd_tf.models.layers import (
-    Activation,
-    Composite,
     ConvolutionBlock,
-    Stage,
+    NormalizedActivation,
     depthwise_convolution,
 )
 from afd_tf.models.peer import Peer
+from afd_tf.models.stage import Composite, Stage
 
-# For each stage its groups of blocks: expansion, channels at width 100, number of
-# blocks, stride of the first. A stage ends where the size is about to change.
+# The groups of blocks of each stage: expansion, channels at width 100, number of
+# blocks, stride of the first. A stage ends before the size changes.
 _STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 1)),
     ((6, 32, 3, 2),),
@@ -26,6 +25,13 @@ class InvertedResidual(Composite):
     """1x1 to more channels, 3x3 in each of them, 1x1 back without ReLU.
 
     The input is added where the shape stays.
+
+    Args:
+      filters: channels of the output.
+      expanded: channels in between.
+      strides: of the 3x3 convolution, in both directions.
+      shortcut: whether the input is added.
+      **kwargs: of a Keras layer.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class InvertedResidual(Composite):
             [
                 ConvolutionBlock(expanded, kernel_size=1),
                 depthwise_convolution(strides),
-                Activation(),
+                NormalizedActivation(),
                 ConvolutionBlock(filters, kernel_size=1, activation=False),
             ]
         )
@@ -51,16 +57,16 @@ class InvertedResidual(Composite):
 class MobileNetV2(Peer):
     """MobileNetV2: four stages of inverted residuals, then 1x1 to 1280 channels.
 
-    It differs from the paper as the benchmark's does: ReLU instead of ReLU6, an
-    expansion also where it is by 1, stride 1 in the second group of blocks, and
-    channels that are not rounded to multiples of 8.
+    It differs from the paper as the network of Tian et al. does: ReLU instead of
+    ReLU6, an expansion even by a factor of 1, stride 1 in the second group of blocks,
+    and channels that are not rounded to multiples of 8.
 
     Args:
-      width: of the channels, in percent; 50 is the benchmark's.
+      width: of the channels, in percent; Tian et al. take 50.
       **kwargs: see `Peer`.
 
     Raises:
-      UserError: so narrow that a layer would have no channel.
+      UserError: a layer would have no channel.
     """
 
     def __init__(self, width: int, **kwargs):

@@ -1,4 +1,4 @@
-"""What every peer is: raw pixels in, the last feature map and the logits out."""
+"""The contract of all peers: raw pixels in, the last feature map and logits out."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,12 +6,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from afd_tf.errors import UserError
+from afd_tf.base.errors import UserError
 from afd_tf.models.layers import PixelNormalization
 
 
 class PeerOutput(NamedTuple):
-    """What one forward of a peer gives.
+    """The output of one forward pass of a peer.
 
     Attributes:
       features: [B, h, w, c], the map that enters global average pooling.
@@ -27,15 +27,21 @@ class PeerOutput(NamedTuple):
 class Peer(keras.Model):
     """A classifier: pixel normalization, body, average pooling, one dense layer.
 
-    A subclass gives the body: layers by the names of their maps, one after the other.
+    A subclass passes the body: layers by the names of their maps, which are called one
+    after the other.
 
     Args:
       num_classes: number of logits.
-      mean: of the raw training pixels, one per channel, 0..255.
-      variance: likewise.
-      downsampling: by how much the body divides height and width.
-      body: the last one's map is `features`.
-      shared: layers of another peer that take the place of those with their names.
+      mean: of the raw training pixels 0..255, one per channel.
+      variance: of the raw training pixels, one per channel.
+      downsampling: the factor by which the body divides height and width.
+      body: the layers; the map of the last one is `features`.
+      shared: layers of another peer, which replace those of the same names.
+      **kwargs: of a Keras model.
+
+    Attributes:
+      tap_shapes: height, width and channels of every named map, first to last, once
+        the peer is built.
     """
 
     def __init__(
@@ -71,14 +77,17 @@ class Peer(keras.Model):
         known: dict[int, tf.Tensor] | None = None,
         last: str | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Returns every named map, first to last; the last one is `features`.
+        """Computes the named maps.
 
         Args:
           images: raw pixels 0..255, uint8 or float, [B, h, w, c].
-          training: whether batch statistics are used, and move.
-          known: maps of these images by the `id` of their layer, for peers that share
-            layers; what is computed here is added.
-          last: the name of the last map that is wanted; None is all.
+          training: whether statistics of the batch are used, and moving ones updated.
+          known: maps of these images by the `id` of their layer, which are not computed
+            again; new ones are added. For peers that share layers.
+          last: the name of the last map to compute; None is all.
+
+        Returns:
+          the maps [B, h, w, c] by name, first to last; the last of all is `features`.
         """
         known = {} if known is None else known
         values = self.normalization(images)
@@ -92,37 +101,37 @@ class Peer(keras.Model):
         return maps
 
     def finish(self, taps: Mapping[str, tf.Tensor]) -> PeerOutput:
-        """Returns what `call` does from the maps of `taps`."""
+        """Returns the output of `call` from all maps that `taps` returned."""
         *_, features = taps.values()
         return PeerOutput(features, self.classify(features), taps)
 
     def classify(self, features: tf.Tensor) -> tf.Tensor:
-        """Returns float32 logits [B, classes] of `features` [B, h, w, c]."""
+        """Returns logits, float32 [B, classes], of `features` [B, h, w, c]."""
         pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=(1, 2))
         return self.classifier(pooled)
 
     def call(self, images: tf.Tensor, training: bool = False) -> PeerOutput:
-        """Runs the network on raw pixels; see `taps`."""
+        """Runs the network on raw pixels 0..255, uint8 or float [B, h, w, c]."""
         return self.finish(self.taps(images, training))
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Creates nothing; see `afd_tf.models.layers.Composite`."""
+        """Creates nothing; see `afd_tf.models.stage.Composite`."""
 
     def build_for(self, image_shape: Sequence[int]) -> None:
         """Creates the variables.
 
         Args:
-          image_shape: (h, w, c) of the pictures to come.
+          image_shape: height, width and channels of the images.
 
         Raises:
-          UserError: the pictures are too small for this network.
+          UserError: the images are too small for this network.
         """
         smallest = self.downsampling
         if min(image_shape[:2]) < smallest:
             raise UserError(
-                f"pictures of {image_shape[0]}x{image_shape[1]} are too small for "
-                f"{self.name}: it needs at least {smallest}x{smallest}. "
-                f"Enlarge them with --image_size={smallest * 2} or more."
+                f"images of {image_shape[0]}x{image_shape[1]} are too small for "
+                f"{self.name}, which needs at least {smallest}x{smallest}: "
+                f"enlarge them with --image_size={smallest * 2} or more."
             )
         output = self(tf.zeros([1, *image_shape], tf.uint8))
         self.tap_shapes = {
@@ -137,22 +146,20 @@ class Peer(keras.Model):
 
     @property
     def stages(self) -> list[str]:
-        """The names of the stages' maps, first to last."""
+        """The names of the maps at the ends of stages, first to last."""
         return [name for name in self.tap_shapes if name.startswith("stage_")]
 
     @property
     def feature_variables(self) -> list[keras.Variable]:
-        """The trainable variables of the body: G_k of the paper."""
-        head = {id(variable) for variable in self.classifier.trainable_variables}
+        """The trainable variables below the classifier: G_k of the paper."""
+        of_classifier = {id(each) for each in self.classifier.trainable_variables}
         return [
-            variable
-            for variable in self.trainable_variables
-            if id(variable) not in head
+            each for each in self.trainable_variables if id(each) not in of_classifier
         ]
 
     @property
     def parameters(self) -> int:
-        """How many trainable numbers it has."""
+        """The number of trainable parameters."""
         return sum(
             variable.value.shape.num_elements() for variable in self.trainable_variables
         )

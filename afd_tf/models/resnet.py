@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import Composite, ConvolutionBlock, Stage
+from afd_tf.base.errors import UserError
+from afd_tf.models.layers import ConvolutionBlock
 from afd_tf.models.peer import Peer
+from afd_tf.models.stage import Composite, Stage
 
 
 class ResidualBlock(Composite):
@@ -12,6 +13,12 @@ class ResidualBlock(Composite):
 
     The shortcut is the identity, or a 1x1 convolution with batch normalization
     (option B) where the shape changes.
+
+    Args:
+      filters: channels of the output.
+      strides: of the first convolution, in both directions.
+      project: whether the shortcut is a convolution.
+      **kwargs: of a Keras layer.
     """
 
     def __init__(self, filters: int, strides: int, project: bool, **kwargs):
@@ -35,9 +42,9 @@ class ResNet(Peer):
     """ResNet-d, d = 6 n + 2: three stages of n blocks with 16, 32 and 64 channels.
 
     Args:
-      depth: d; 20, 32, 44, 56 and 110 are the paper's.
+      depth: d; the paper has 20, 32, 44, 56 and 110.
       width: k, as in ResNet-8x4 of Tian et al. (2020): stages of 16 k, 32 k and 64 k
-        channels behind a stem of 32 (of 16 where k is 1).
+        channels behind a stem of 32 (of 16 where k is 1). None is 1.
       **kwargs: see `Peer`.
 
     Raises:

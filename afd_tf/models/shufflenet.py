@@ -2,15 +2,11 @@
 
 import tensorflow as tf
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import (
-    BatchNormalization,
-    Composite,
-    ConvolutionBlock,
-    Stage,
-    depthwise_convolution,
-)
+from afd_tf.base.errors import UserError
+from afd_tf.models.batch_normalization import BatchNormalization
+from afd_tf.models.layers import ConvolutionBlock, depthwise_convolution
 from afd_tf.models.peer import Peer
+from afd_tf.models.stage import Composite, Stage
 
 # Width in percent → the channels of each stage.
 _WIDTHS = {50: (48, 96, 192), 100: (116, 232, 464), 150: (176, 352, 704)}
@@ -19,10 +15,15 @@ _BLOCKS = (4, 8, 4)
 
 
 class ShuffleBlock(Composite):
-    """Two halves of the channels, of which one passes three convolutions; shuffled.
+    """Two halves of the channels, one through three convolutions, then shuffled.
 
-    With stride 2 both halves are made of the whole input: the other by two
+    With stride 2, both halves are made of the whole input, and the other half has two
     convolutions of its own.
+
+    Args:
+      filters: channels of the output.
+      strides: of the 3x3 convolutions, in both directions.
+      **kwargs: of a Keras layer.
     """
 
     def __init__(self, filters: int, strides: int, **kwargs):
@@ -57,7 +58,7 @@ class ShuffleBlock(Composite):
             first, second = tf.split(inputs, 2, axis=-1)
         second = self.residual(second, training=training)
         _, height, width, half = first.shape
-        # One channel of each in turn, so that the next block splits them anew.
+        # Channels of both halves alternate, so that the next block mixes them.
         pairs = tf.stack([first, second], axis=-1)  # [B, h, w, half, 2]
         return tf.reshape(pairs, [-1, height, width, 2 * half])
 
@@ -70,7 +71,7 @@ class ShuffleNetV2(Peer):
       **kwargs: see `Peer`.
 
     Raises:
-      UserError: another width.
+      UserError: no such network has this width.
     """
 
     def __init__(self, width: int, **kwargs):

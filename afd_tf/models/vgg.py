@@ -1,13 +1,14 @@
 """VGG (Simonyan and Zisserman 2015) with batch normalization for CIFAR.
 
-As in Tian et al. (2020), whose VGG-8 the paper does not have.
+The layers are those of Tian et al. (2020), who added VGG-8.
 """
 
 import keras
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import ConvolutionBlock, Stage
+from afd_tf.base.errors import UserError
+from afd_tf.models.layers import ConvolutionBlock
 from afd_tf.models.peer import Peer
+from afd_tf.models.stage import Stage
 
 _CHANNELS = (64, 128, 256, 512, 512)
 # Depth → the convolutions of each stage.
@@ -23,16 +24,16 @@ _DEPTHS = {
 class VGG(Peer):
     """VGG-8, -11, -13, -16 or -19: five stages of 3x3 convolutions.
 
-    Stages 2, 3 and 4 begin with 2x2 max pooling, so that a stage's map is the one
-    before the pooling; the last stage is as large as the one before it. One dense
-    layer takes the place of the paper's three.
+    Stages 2, 3 and 4 begin with 2x2 max pooling, so that the map of a stage is the one
+    before the next pooling; stage 5 keeps the size of stage 4. The classifier is one
+    dense layer, where the paper has three.
 
     Args:
       depth: 8, 11, 13, 16 or 19.
       **kwargs: see `Peer`.
 
     Raises:
-      UserError: another depth.
+      UserError: no such network has this depth.
     """
 
     def __init__(self, depth: int, **kwargs):
@@ -46,7 +47,8 @@ class VGG(Peer):
             zip(_CHANNELS, _DEPTHS[depth], strict=True), start=1
         ):
             layers = [
-                # The bias is the published network's: the normalization undoes it.
+                # The bias has no effect, as the normalization undoes it, but the
+                # published network has it.
                 ConvolutionBlock(filters, use_bias=True)
                 for _ in range(convolutions)
             ]

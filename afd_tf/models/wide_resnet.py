@@ -2,15 +2,11 @@
 
 import tensorflow as tf
 
-from afd_tf.errors import UserError
-from afd_tf.models.layers import (
-    Activation,
-    BatchNormalization,
-    Composite,
-    Stage,
-    convolution,
-)
+from afd_tf.base.errors import UserError
+from afd_tf.models.batch_normalization import BatchNormalization
+from afd_tf.models.layers import NormalizedActivation, convolution
 from afd_tf.models.peer import Peer
+from afd_tf.models.stage import Composite, Stage
 
 
 class PreActivationBlock(Composite):
@@ -18,6 +14,12 @@ class PreActivationBlock(Composite):
 
     The shortcut is the identity, or, where the channels change, a 1x1 convolution of
     the activated input.
+
+    Args:
+      filters: channels of the output.
+      strides: of the first convolution, in both directions.
+      project: whether the shortcut is a convolution.
+      **kwargs: of a Keras layer.
     """
 
     def __init__(self, filters: int, strides: int, project: bool, **kwargs):
@@ -40,8 +42,7 @@ class PreActivationBlock(Composite):
 class WideResNet(Peer):
     """WRN-d-k, d = 6 n + 4: three stages of n blocks with 16 k, 32 k, 64 k channels.
 
-    `features` is the map after the last batch normalization and ReLU: the one that
-    is pooled.
+    `features` is the map behind the last batch normalization and ReLU.
 
     Args:
       depth: d; 16, 28 and 40 are common.
@@ -70,5 +71,5 @@ class WideResNet(Peer):
                 layers.append(PreActivationBlock(filters, strides, channels != filters))
                 channels = filters
             body[f"stage_{stage}"] = Stage(layers)
-        body["features"] = Activation()
+        body["features"] = NormalizedActivation()
         super().__init__(downsampling=4, body=body, **kwargs)

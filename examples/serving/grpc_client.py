@@ -1,6 +1,6 @@
-"""Asks TensorFlow Serving over gRPC what is in picture files, JPEG or PNG.
+"""Classifies image files, JPEG or PNG, with TensorFlow Serving over gRPC.
 
-python grpc_client.py localhost:8500 digits picture.png ...
+python grpc_client.py localhost:8500 digits image.png ...
 """
 
 import sys

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from afd_tf.base.errors import UserError
 from afd_tf.data import augment
-from afd_tf.errors import UserError
 
 
 def random_images(*shape):
@@ -15,7 +15,7 @@ def seed(step):
 
 
 def crops_of(image, padding):
-    """All 162 pictures that the augmentation may make: {bytes: (row, column, flip)}."""
+    """All 162 images that the augmentation may make: {bytes: (row, column, flip)}."""
     mode = {"reflect": "reflect", "zero": "constant"}[padding]
     padded = np.pad(image, [(4, 4), (4, 4), (0, 0)], mode=mode)
     height, width, _ = image.shape
@@ -30,14 +30,14 @@ def crops_of(image, padding):
 
 @pytest.mark.parametrize("padding", ["reflect", "zero"])
 @pytest.mark.parametrize("shape", [(12, 12, 3), (10, 7, 1)])
-def test_every_picture_is_a_padded_crop_of_its_source(padding, shape):
+def test_every_image_is_a_padded_crop_of_its_source(padding, shape):
     images = random_images(6, *shape)
     tables = [crops_of(image, padding) for image in images]
     for step in range(5):
         result = augment.pad_crop_flip(images, seed(step), padding=padding)
         assert result.dtype == tf.uint8 and result.shape == images.shape
-        for table, picture in zip(tables, result.numpy(), strict=True):
-            assert picture.tobytes() in table
+        for table, image in zip(tables, result.numpy(), strict=True):
+            assert image.tobytes() in table
 
 
 def test_offsets_and_mirrors_are_uniform_and_independent():
@@ -45,7 +45,7 @@ def test_offsets_and_mirrors_are_uniform_and_independent():
     table = crops_of(image[0], "reflect")
     count = 8100
     result = augment.pad_crop_flip(np.repeat(image, count, axis=0), seed(0)).numpy()
-    drawn = np.array([table[picture.tobytes()] for picture in result])
+    drawn = np.array([table[image.tobytes()] for image in result])
     cells = drawn[:, 0] * 18 + drawn[:, 1] * 2 + drawn[:, 2]
     seen = np.bincount(cells, minlength=162)
     chi_square = np.sum((seen - count / 162) ** 2 / (count / 162))
@@ -94,13 +94,13 @@ def test_boxes_follow_torchvisions_rule():
     )
 
 
-def test_box_of_a_very_narrow_picture_is_its_centre():
+def test_box_of_a_very_narrow_image_is_its_centre():
     boxes = augment.random_boxes(seed(0), count=50, height=300, width=4).numpy()
     # No box with 8 % of the area and an allowed ratio fits.
     np.testing.assert_array_equal(boxes, np.tile([[147, 0, 5, 4]], [50, 1]))
 
 
-def test_resized_crop_reproduces_a_linear_picture():
+def test_resized_crop_reproduces_a_linear_image():
     # Bilinear interpolation is exact on a ramp, so each result must be a ramp, rising
     # or (mirrored) falling by at most the source's step.
     ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, [32, 1])[..., np.newaxis]
@@ -113,7 +113,7 @@ def test_resized_crop_reproduces_a_linear_picture():
     np.testing.assert_array_equal(result, result[:, :1].repeat(32, axis=1))
 
 
-def test_one_picture_of_any_size_is_cropped_and_resized():
+def test_one_image_of_any_size_is_cropped_and_resized():
     image = np.full([50, 80, 3], 77, np.uint8)
     result = augment.random_resized_crop_flip_one(image, seed(0), size=(16, 16))
     np.testing.assert_array_equal(result, np.full([16, 16, 3], 77))
@@ -148,13 +148,15 @@ def test_central_crop():
     ],
 )
 def test_auto(name, shape, expected):
-    assert augment.resolve("auto", name=name, image_shape=shape) == expected
-    assert augment.resolve("none", name=name, image_shape=shape) == "none"
+    assert (
+        augment.resolve_augmentation("auto", name=name, image_shape=shape) == expected
+    )
+    assert augment.resolve_augmentation("none", name=name, image_shape=shape) == "none"
 
 
 def test_mistakes():
     with pytest.raises(UserError, match="Did you mean 'cifar'"):
-        augment.resolve("cifer", name="x", image_shape=(8, 8, 3))
+        augment.resolve_augmentation("cifer", name="x", image_shape=(8, 8, 3))
     with pytest.raises(UserError, match="unknown padding 'mirror'"):
         augment.check_padding("mirror", augment="cifar", image_shape=(8, 8, 3))
     with pytest.raises(UserError, match="--padding=zero"):

@@ -22,30 +22,30 @@ class Builder:
         return self.value
 
 
-def check(pictures):
-    np.testing.assert_array_equal(pictures[0], IMAGES)
-    np.testing.assert_array_equal(pictures[1], LABELS)
+def check(images):
+    np.testing.assert_array_equal(images[0], IMAGES)
+    np.testing.assert_array_equal(images[1], LABELS)
 
 
-def test_pictures_are_built_once_per_key(tmp_path):
+def test_images_are_built_once_per_key(tmp_path):
     build = Builder((IMAGES, LABELS))
     for _ in range(3):
-        check(Cache(tmp_path).pictures({"a": 1}, build))
+        check(Cache(tmp_path).images({"a": 1}, build))
     assert build.calls == 1
-    check(Cache(tmp_path).pictures({"a": 2}, build))
+    check(Cache(tmp_path).images({"a": 2}, build))
     assert build.calls == 2
-    assert isinstance(Cache(tmp_path).pictures({"a": 1}, build)[0], np.memmap)
+    assert isinstance(Cache(tmp_path).images({"a": 1}, build)[0], np.memmap)
 
 
 @pytest.mark.parametrize("suffix", [".images.npy", ".labels.npy"])
 @pytest.mark.parametrize("keep", [0, 20, 130])
 def test_truncated_files_are_rebuilt(tmp_path, suffix, keep):
     build = Builder((IMAGES, LABELS))
-    check(Cache(tmp_path).pictures({}, build))
+    check(Cache(tmp_path).images({}, build))
     (path,) = tmp_path.glob("*" + suffix)
     os.truncate(path, keep)
-    check(Cache(tmp_path).pictures({}, build))
-    check(Cache(tmp_path).pictures({}, build))
+    check(Cache(tmp_path).images({}, build))
+    check(Cache(tmp_path).images({}, build))
     assert build.calls == 2
 
 
@@ -67,7 +67,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path):
     occupied.write_text("not a directory")
     cache = Cache(occupied / "cache")
     build = Builder((IMAGES, LABELS))
-    check(cache.pictures({}, build))
+    check(cache.images({}, build))
     assert cache.value({}, lambda: 3) == 3
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    check(Cache(tmp_path).pictures({}, Builder((IMAGES, LABELS))))
+    check(Cache(tmp_path).images({}, Builder((IMAGES, LABELS))))
     assert list(tmp_path.iterdir()) == []
 
 

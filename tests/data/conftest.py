@@ -1,4 +1,4 @@
-"""Small folders of pictures, and a cache of its own for every test."""
+"""Small folders of images, and a cache of its own for every test."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def cache_home(tmp_path, monkeypatch):
 def make_folder(tmp_path):
     """Writes a folder data set and returns its path."""
 
-    def make(counts, *, size=(8, 8), mode="RGB", name="pictures"):
+    def make(counts, *, size=(8, 8), mode="RGB", name="images"):
         generator = np.random.default_rng(0)
         root = tmp_path / name
         for folder, count in counts.items():

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from afd_tf import data
-from afd_tf.errors import UserError
+from afd_tf.base.errors import UserError
 
 COUNTS = {"train": 40, "test": 12}
 
@@ -20,7 +20,7 @@ def store(tmp_path_factory):
     def write(name, counts, *, shape=(8, 8, 3), labels=None, shards=1, features=None):
         generator = np.random.default_rng(len(name))
 
-        def pictures(count, label):
+        def images(count, label):
             for index in range(count):
                 size = shape if None not in shape else (6 + index % 3, 9, shape[2])
                 yield {
@@ -30,7 +30,7 @@ def store(tmp_path_factory):
                 }
 
         written = {
-            split: list(pictures(count, (labels or {}).get(split)))
+            split: list(images(count, (labels or {}).get(split)))
             for split, count in counts.items()
         }
         features = features or {
@@ -44,14 +44,14 @@ def store(tmp_path_factory):
             data_dir=root,
             split_datasets={
                 split: tf.data.Dataset.from_generator(
-                    lambda pictures=pictures: iter(pictures),
+                    lambda images=images: iter(images),
                     output_signature={
                         "image": tf.TensorSpec(shape, tf.uint8),
                         "label": tf.TensorSpec([], tf.int64),
                         "id": tf.TensorSpec([], tf.int64),
                     },
                 )
-                for split, pictures in written.items()
+                for split, images in written.items()
             },
             features=tfds.features.FeaturesDict(features),
         ).download_and_prepare(
@@ -85,21 +85,21 @@ def plain(store):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_pictures_and_labels(plain, monkeypatch, streamed):
+def test_images_and_labels(plain, monkeypatch, streamed):
     written, root = plain
     if streamed:
-        monkeypatch.setattr(data, "_IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
     dataset = data.load("plain", data_dir=root)
     assert dataset.info.image_shape == (8, 8, 3)
     assert dataset.info.class_names == ("w", "x", "y", "z")
     assert dataset.info.examples == {"train": 40, "validation": 0, "test": 12}
-    for split, pictures in written.items():
+    for split, images in written.items():
         expected = table_of(
-            [picture["image"] for picture in pictures],
-            [picture["label"] for picture in pictures],
+            [image["image"] for image in images],
+            [image["label"] for image in images],
         )
         assert table_of(*everything(dataset, split)) == expected
-    pixels = np.stack([picture["image"] for picture in written["train"]])
+    pixels = np.stack([image["image"] for image in written["train"]])
     pixels = pixels.reshape(-1, 3).astype(float)
     np.testing.assert_allclose(dataset.info.mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(dataset.info.variance, pixels.var(0), rtol=1e-9)
@@ -108,7 +108,7 @@ def test_pictures_and_labels(plain, monkeypatch, streamed):
 def test_a_stream_repeats_itself_and_reshuffles(plain, monkeypatch):
     _, root = plain
     held = data.load("plain", data_dir=root, augment="none", validation_examples=7)
-    monkeypatch.setattr(data, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
     streamed = data.load("plain", data_dir=root, augment="none", validation_examples=7)
     assert streamed.info == held.info
     for split in ("train", "validation"):
@@ -138,11 +138,11 @@ def test_a_stream_repeats_itself_and_reshuffles(plain, monkeypatch):
 
 
 def test_the_second_start_needs_no_tfds(plain, monkeypatch):
-    from afd_tf.data import catalog
+    from afd_tf.data import tfds_metadata
 
     _, root = plain
     first = data.load("plain", data_dir=root)
-    monkeypatch.setattr(catalog, "describe", None)
+    monkeypatch.setattr(tfds_metadata, "find_dataset", None)
     second = data.load("plain", data_dir=root)
     assert second.info == first.info
 
@@ -176,8 +176,8 @@ def test_parts_of_splits(store):
         np.concatenate([both[0][0], both[1][0]]),
         np.concatenate([both[0][1], both[1][1]]),
     ) == table_of(
-        [picture["image"] for picture in written["train"]],
-        [picture["label"] for picture in written["train"]],
+        [image["image"] for image in written["train"]],
+        [image["label"] for image in written["train"]],
     )
     for split in ("nothing", "train[:x]", "train[:0]"):
         with pytest.raises(UserError, match=r"--test_split="):
@@ -199,11 +199,11 @@ def test_validation_beside_test(store):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_pictures_of_different_sizes(store, monkeypatch, streamed):
+def test_images_of_different_sizes(store, monkeypatch, streamed):
     write, root = store
     write(f"sizes_{streamed}".lower(), COUNTS, shape=(None, None, 3))
     if streamed:
-        monkeypatch.setattr(data, "_IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
     name = f"sizes_{streamed}".lower()
     with pytest.raises(UserError, match=r"from 6x9 to 8x9 .*--image_size=N"):
         data.load(name, data_dir=root)

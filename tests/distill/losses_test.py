@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from afd_tf.base.errors import UserError
 from afd_tf.distill import losses
 from afd_tf.distill.topology import frozen, teachers
-from afd_tf.errors import UserError
 from tests import tiny
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from afd_tf.base.errors import UserError
 from afd_tf.distill.optimizers import SGD, Adam, Recipe
 
 GRADIENTS = np.random.default_rng(1).normal(size=(6, 5))
@@ -18,17 +19,22 @@ def run(optimizer):
     return variable.numpy()
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.9, False), (0.9, True), (0.0, False)]
+)
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
-def test_sgd(nesterov, mode):
-    mine = run(SGD(0.1, decay=0.5, decay_mode=mode, momentum=0.9, nesterov=nesterov))
+def test_sgd(momentum, nesterov, mode):
+    mine = run(
+        SGD(0.1, decay=0.5, decay_mode=mode, momentum=momentum, nesterov=nesterov)
+    )
     weight, buffer = START, 0.0
     for loss_gradient in GRADIENTS:
         gradient = loss_gradient + (0.5 * weight if mode == "coupled" else 0.0)
         if mode == "decoupled":
             weight = weight - 0.1 * 0.5 * weight
-        buffer = 0.9 * buffer + gradient
-        weight = weight - 0.1 * (gradient + 0.9 * buffer if nesterov else buffer)
+        buffer = momentum * buffer + gradient
+        step = gradient + momentum * buffer if nesterov else buffer
+        weight = weight - 0.1 * step
     np.testing.assert_allclose(mine, weight, rtol=1e-5)
 
 
@@ -52,6 +58,13 @@ def test_decoupled_adam_agrees_with_keras():
     mine = run(Adam(0.01, decay=0.5, decay_mode="decoupled", epsilon=1e-7))
     keras_own = run(keras.optimizers.AdamW(0.01, weight_decay=0.5, epsilon=1e-7))
     np.testing.assert_allclose(mine, keras_own, rtol=1e-5)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(
+        UserError, match=r"unknown optimizer 'adamw'\. Did you mean 'adam'"
+    ):
+        Recipe("adamw", learning_rate=0.1, decay=0.0)
 
 
 def test_a_drop_of_the_learning_rate_acts_at_once():

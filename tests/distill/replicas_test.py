@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from afd_tf import distill
+from afd_tf.distill import methods
 
 # A process of its own for each strategy: a second one in a process is not supported.
 PROGRAM = """
-import functools, json, sys
+import dataclasses, functools, json, sys
 import tensorflow as tf
 replicas, out, trained = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 tf.config.threading.set_inter_op_parallelism_threads(replicas)
@@ -25,8 +25,12 @@ import keras
 import numpy as np
 from absl import flags
 from absl.testing import flagsaver
-from afd_tf import data, distill, loop, models, runtime
-from afd_tf.teacher import load_teacher
+from afd_tf import data, models
+from afd_tf.artifacts.teacher import load_teacher
+from afd_tf.distill import methods
+from afd_tf.training import loop
+from afd_tf.training.numerics import allow_auto_clustering
+from afd_tf.training.strategy import strategy_from_flags
 from tests import tiny
 
 # The stages of a ResNet-8 with a third of its layers, whose tracing takes the time.
@@ -34,7 +38,7 @@ models.PEERS["small"] = (
     functools.partial(tiny.SmallPeer, (8, 16, 32), (1, 2, 2)), ("small",))
 EPOCHS, BATCH = 2, 127  # an odd number: the replicas' parts differ in size
 flags.FLAGS(["test", "--strategy=mirrored" if replicas > 1 else "--strategy=one"])
-strategy = runtime.strategy_from_flags()
+strategy = strategy_from_flags()
 assert strategy.num_replicas_in_sync == replicas
 digits = data.load("digits")
 steps = digits.steps_per_epoch(BATCH)
@@ -42,26 +46,29 @@ zero = tf.constant(0.0, tf.float64)
 
 
 def train(name, settings):
-    row = distill.METHODS[name]
+    row = methods.METHODS[name]
     with flagsaver.as_parsed(method=name, **settings), strategy.scope():
         # No ReLU's first input is within 4e-5 of zero: with most seeds there is one on
         # either side of it, by rounding, and a gradient that differs.
         keras.utils.set_random_seed(63)
+        own_stages = row.peer_defaults.get("own_stages")
         names = ["small"] * (1 if row.offline else 2)
-        peers = models.build_peers(names, digits.info, row.defaults.get("own_stages"))
+        peers = models.build_peers(names, digits.info, own_stages)
         teachers = [load_teacher(trained, digits.info)] if row.offline else []
-        method = distill.method_from_flags(peers, teachers)
-        method.preparation_epochs = min(1, method.preparation_epochs)
+        method = methods.method_from_flags(peers, teachers)
+        if method.warmup:
+            method.warmup = dataclasses.replace(method.warmup, epochs=1)
         method.compile(epochs=EPOCHS, steps_per_epoch=steps)
+        allow_auto_clustering(method)
     first = []
-    for method.preparing in ([True] if method.preparation_epochs else []) + [False]:
-        epochs = method.preparation_epochs if method.preparing else EPOCHS
+    for method.warming_up in ([True] if method.warmup_epochs else []) + [False]:
+        epochs = method.warmup_epochs if method.warming_up else EPOCHS
         source = loop.distribute(strategy, lambda **part: digits.train_batches(
             batch_size=BATCH, seed=0, epochs=epochs, **part))
-        iterator, metrics = iter(source), []
-        run = loop.training_function(method, strategy, iterator, metrics)
+        iterator = iter(source)
+        run, metrics = loop.training_function(method, strategy, iterator)
         first.extend(run(iterator, tf.constant(1), zero)[1].numpy())
-        if not method.preparing:
+        if not method.warming_up:
             # Peers of one kind have paths in common.
             values = {f"{index} {variable.path}": variable.value.numpy()
                       for index, variable in enumerate(method.variables)}
@@ -83,7 +90,7 @@ print(json.dumps(said))
 
 # At its own weight, AT does not learn in two epochs. FT's L1 distance, whose gradient
 # is a sign, makes steps of rounding errors; so does KTAN's Adam, which has no decay,
-# where a gradient is nothing else. FitNets' preparation makes them grow for an epoch.
+# where a gradient is nothing else. FitNets' warm-up makes them grow for an epoch.
 GENTLER = {
     "attention_transfer": ",attention_weight=10",
     "factor_transfer": ",factor_weight=50",
@@ -91,7 +98,7 @@ GENTLER = {
     "ktan": ",ktan_discriminator_learning_rate=1e-5",
 }
 CASES = [
-    *(name + GENTLER.get(name, "") for name in distill.METHODS),
+    *(name + GENTLER.get(name, "") for name in methods.METHODS),
     "afd,afd_unpaired=true,logit_weight=0",
     "afd,remat=true",
 ]

@@ -12,8 +12,12 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import distill, loop, runtime
-from afd_tf.data import readers
+from afd_tf.data.sharding import Share
+from afd_tf.distill import methods
+from afd_tf.distill.method import Method
+from afd_tf.training import loop
+from afd_tf.training.numerics import allow_auto_clustering
+from afd_tf.training.strategy import strategy_from_flags
 from tests import tiny
 
 # An epoch is a batch that divides by 2 and by 4, and a last one that does not.
@@ -28,7 +32,7 @@ PEERS = {2: ((4, 2), (4, 2)), 3: ((4, 2), (6, 2), (4, 1))}
 TEACHER = (8, 2)
 METHODS = ("afd", "alignment", "dml", "kd")
 CASES = [f"{name}_{count}" for name in METHODS for count in PEERS]
-# One step of AFD whose batch is taken in parts, with the same pictures in each part.
+# One step of AFD whose batch is taken in parts, with the same images in each part.
 IN_PARTS = "afd_in_parts"
 PARTS = 2
 
@@ -52,24 +56,26 @@ def peer(filters: int, strides: int) -> tiny.SmallPeer:
     return network
 
 
-def build(name: str, count: int, accumulate: int = 1) -> distill.Method:
+def build(name: str, count: int, accumulate: int = 1) -> Method:
     """Returns a method with the settings of the command line, compiled."""
     keras.utils.set_random_seed(0)
     peers = [peer(*shape) for shape in PEERS[count]]
     teachers = []
-    if distill.METHODS[name].offline:
+    if methods.METHODS[name].offline:
         teachers.append(peer(*TEACHER))
         teachers[0].trainable = False
     # At its own rate, 2e-5, Adam would hide in the tolerance what it does wrong.
     with flagsaver.as_parsed(
         method=name, afd_learning_rate="0.001", accumulate=str(accumulate)
     ):
-        method = distill.method_from_flags(peers, teachers)
+        method = methods.method_from_flags(peers, teachers)
     # Epochs enough for the learning rates to drop after these steps.
-    return tiny.compiled(method, epochs=4, steps_per_epoch=len(STEPS))
+    tiny.compiled(method, epochs=4, steps_per_epoch=len(STEPS))
+    allow_auto_clustering(method)
+    return method
 
 
-def state(method: distill.Method, strategy) -> dict[str, np.ndarray]:
+def state(method: Method, strategy) -> dict[str, np.ndarray]:
     """Returns the copies of each variable, [replicas of this process, ...].
 
     All moments of one kind that an optimizer holds are one array.
@@ -104,8 +110,8 @@ def take_steps(name: str, count: int, strategy) -> dict[str, np.ndarray]:
             batch_size=BATCH, seed=0, epochs=1, **part
         ),
     )
-    iterator, names = iter(batches), []
-    train = loop.training_function(method, strategy, iterator, names)
+    iterator = iter(batches)
+    train, names = loop.training_function(method, strategy, iterator)
     found = {}
     for step in STEPS:
         taken, _, last = train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
@@ -119,10 +125,10 @@ def take_steps(name: str, count: int, strategy) -> dict[str, np.ndarray]:
     return found
 
 
-def in_parts(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
+def microbatches(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
     """Returns a batch for each of the replicas `own`: its share of every part."""
     batch = tiny.batch(size=BATCH)
-    # Part p are the pictures p * BATCH // PARTS and following.
+    # Part p are the images p * BATCH // PARTS and following.
     order = np.arange(BATCH).reshape(PARTS, replicas, -1).swapaxes(0, 1)
     order = order.reshape(replicas, -1)[own.start : own.stop]
     return tf.data.Dataset.from_tensor_slices(
@@ -134,8 +140,8 @@ def take_a_step_in_parts(strategy) -> dict[str, np.ndarray]:
     """Returns metrics and state after it."""
     with strategy.scope():
         method = build("afd", 2, accumulate=PARTS)
-    iterator, names = iter(loop.distribute(strategy, in_parts)), []
-    train = loop.training_function(method, strategy, iterator, names)
+    iterator = iter(loop.distribute(strategy, microbatches))
+    train, names = loop.training_function(method, strategy, iterator)
     _, _, last = train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
     found = dict(zip([f"metric/{x}" for x in names], last.numpy(), strict=True))
     return state(method, strategy) | found
@@ -148,7 +154,7 @@ def overflow(strategy) -> dict[str, np.ndarray]:
         method = build("afd", 2)
     keras.mixed_precision.set_dtype_policy("float32")
     logit_losses = method.logit_losses
-    # The label of the last picture alone.
+    # The label of the last image alone.
     marked = tiny.CLASSES - 1
     labels = np.arange(BATCH) % marked
     labels[-1] = marked
@@ -164,12 +170,12 @@ def overflow(strategy) -> dict[str, np.ndarray]:
 
     method.logit_losses = overflowing
 
-    def deal(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
+    def split(replicas: int = 1, own: range = range(1)) -> tf.data.Dataset:
         batches = tf.data.Dataset.from_tensors(batch)
-        return readers.Share(replicas, own).deal(batches)
+        return Share(replicas, own).split_per_replica(batches)
 
-    iterator = iter(loop.distribute(strategy, deal))
-    train = loop.training_function(method, strategy, iterator, [])
+    iterator = iter(loop.distribute(strategy, split))
+    train, _ = loop.training_function(method, strategy, iterator)
     train(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
     return state(method, strategy)
 
@@ -186,7 +192,7 @@ def main() -> None:
     if not flags.FLAGS.jit_compile:
         # Half the time before the first step; the same numbers.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    strategy = runtime.strategy_from_flags()
+    strategy = strategy_from_flags()
     found = {"replicas": strategy.num_replicas_in_sync}
     for case in _CASES.value:
         if case == IN_PARTS:

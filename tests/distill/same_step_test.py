@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from afd_tf.communication import free_addresses, tf_config
+from afd_tf.benchmarks.communication import free_addresses, tf_config
 from tests.distill import same_step
 
 TOLERANCE = 1e-5

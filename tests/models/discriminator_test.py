@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afd_tf.errors import UserError
+from afd_tf.base.errors import UserError
 from afd_tf.models.discriminator import Discriminator, TransferLayer
 
 

@@ -1,4 +1,4 @@
-"""What is checked of every peer: a row of expectations, and one function a check."""
+"""The checks of every peer: a row of expectations, and one function per check."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from afd_tf import models
+from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.base.errors import UserError
 from afd_tf.data import DatasetInfo
-from afd_tf.errors import UserError
-from afd_tf.runner import load_runner
 from tests import exports, tiny
 
 CLASSES = 100
@@ -21,14 +21,14 @@ CLASSES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """A peer of 100 classes, as it should be.
+    """The facts about a peer of 100 classes that are expected.
 
     Attributes:
       name: of the peer.
-      image_shape: of the pictures that it is checked with.
-      parameters: its trainable numbers.
+      image_shape: of the images that it is checked with.
+      parameters: the number of its trainable parameters.
       taps: the shape of every map, first to last.
-      multiply_adds: counted by hand; None where nobody did.
+      multiply_adds: counted by hand; None if not counted.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Case:
     """A peer to check.
 
     Args:
-      expected: what it should be.
-      directory: an empty one, for what a check writes.
+      expected: the facts expected.
+      directory: an empty one, for files that a check writes.
     """
 
     def __init__(self, expected: Expected, directory: Path):
         self.expected = expected
         self.directory = directory
         self.info: DatasetInfo = tiny.info(expected.image_shape, CLASSES)
-        self.images = exports.pictures(expected.image_shape, 8)
+        self.images = exports.random_images(expected.image_shape, 8)
         self.peer = self.build(seed=0)
 
     def build(self, seed: int) -> models.Peer:
-        """The same peer anew."""
+        """Builds the peer once more."""
         keras.utils.set_random_seed(seed)
         return exports.random_peer(self.expected.name, self.info, seed)
 
@@ -76,7 +76,7 @@ def maps(case: Case) -> None:
     assert features.numpy().min() >= 0  # after a ReLU
 
 
-def too_small_pictures_are_refused(case: Case) -> None:
+def too_small_images_are_refused(case: Case) -> None:
     smallest = case.peer.downsampling
     sides = zip(case.peer.feature_shape, case.expected.image_shape[:2], strict=False)
     for own, given in sides:
@@ -93,7 +93,7 @@ def multiply_adds(case: Case) -> None:
 
 def gradient_reaches_every_variable(case: Case) -> None:
     variables = [v.value for v in case.peer.trainable_variables]
-    # In training the batch's mean takes a bias before it away again.
+    # In training, the subtraction of the batch's mean cancels a bias before it.
     undone = {id(v.value) for v in case.peer.feature_variables if v.name == "bias"}
     for training in (True, False):
         with tf.GradientTape() as tape:
@@ -113,7 +113,7 @@ def logits_are_pooled_features_through_the_classifier(case: Case) -> None:
 
 
 def checkpoint(case: Case) -> None:
-    """Written and read as in `afd_tf.checkpoint`, and as Keras users do."""
+    """Written and read as in `afd_tf.training.checkpoints`, and as Keras users do."""
     expected = exports.logits_of(case.peer, case.images)
     fresh = case.build(seed=1)
     assert np.abs(exports.logits_of(fresh, case.images) - expected).max() > 0.1
@@ -176,7 +176,7 @@ def statistics_move_in_training_only(case: Case) -> None:
 CHECKS = (
     parameters,
     maps,
-    too_small_pictures_are_refused,
+    too_small_images_are_refused,
     multiply_adds,
     gradient_reaches_every_variable,
     logits_are_pooled_features_through_the_classifier,
@@ -205,9 +205,9 @@ def _policy(name: str) -> Iterator[None]:
 
 def _assert_exported_logits(case: Case, kind: str) -> None:
     _, directory = exports.export(
-        case.peer, exports.OnePicture(case.info), case.directory / kind, [kind]
+        case.peer, exports.OneImage(case.info), case.directory / kind, [kind]
     )
     exports.assert_same_logits(
-        load_runner(directory).logits(case.images),
+        load_classifier(directory).logits(case.images),
         exports.logits_of(case.peer, case.images),
     )

@@ -1,0 +1,1 @@
+"""Trained networks compared and explained."""

@@ -1,0 +1,321 @@
+"""The export of one peer, alone, as files that need none of this project.
+
+`export` writes `<export_dir>/<version>/`:
+
+    saved_model.pb, variables/   as TensorFlow Serving and tf.saved_model.load read it;
+                                 the signatures are in `afd_tf.artifacts.saved_model`
+    assets.extra/                requests that TensorFlow Serving warms it up with
+    model.tflite                 for one image, with float32 weights; labels inside
+    model_fp16.tflite            the same with float16 weights
+    model_dynamic.tflite         the same with int8 weights
+    model_int8.tflite            the same with int8 weights and activations
+    labels.txt                   a class name a line, in the order of the logits
+    manifest.json                name, data set, origin, and accuracy of each format
+
+`afd_tf.artifacts.classifier` reads them back.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+from absl import flags
+
+from afd_tf import data
+from afd_tf.artifacts import saved_model, tflite
+from afd_tf.artifacts.calibration import Calibration, calibration_images
+from afd_tf.artifacts.classifier import load_classifier, peer_network, top_k_from_flags
+from afd_tf.artifacts.evaluation import compare_networks
+from afd_tf.artifacts.manifest import (
+    FORMATS,
+    LABELS,
+    file_entries,
+    files_in,
+    initial_manifest,
+    write_manifest,
+)
+from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
+from afd_tf.artifacts.versions import rename_to_next_version, unfinished_version
+from afd_tf.base.console import say
+from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.base.files import writing_to
+from afd_tf.base.run_flags import operational
+from afd_tf.data import DatasetInfo
+from afd_tf.models import Peer
+from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
+from afd_tf.training.run_directory import read_flags
+
+DEFAULT_FORMATS = ("saved_model", "tflite")
+
+_EXPORT_DIR = operational(
+    flags.DEFINE_string(
+        "export_dir",
+        None,
+        "Directory that gets a new version 1, 2, ... with each export; train exports "
+        "only if it is given. Default of export: savedmodels/<peer>_<dataset>.",
+    )
+)
+_FORMATS = flags.DEFINE_list(
+    "formats",
+    list(DEFAULT_FORMATS),
+    f"Formats to export: {', '.join(FORMATS)}.",
+)
+_CALIBRATION_EXAMPLES = flags.DEFINE_integer(
+    "calibration_examples",
+    500,
+    "Training images, each class in proportion, with which --formats=tflite_dynamic "
+    "and tflite_int8 correct the means of their maps; tflite_int8 takes the range of "
+    "every activation from them as well.",
+    lower_bound=1,
+)
+_MAX_ACCURACY_DROP = flags.DEFINE_float(
+    "max_accuracy_drop",
+    0.01,
+    "A quantized format that loses more than this on the test images is not kept; "
+    "0.01 is one point of 100.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+
+
+@flags.validator("formats", message="")
+def _formats_are_known(formats: Sequence[str]) -> bool:
+    """Refuses an unknown format at once, and not after hours of training."""
+    try:
+        _check_formats(formats)
+    except UserError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
+def export_wanted() -> bool:
+    """Returns whether --export_dir is given, with which `train` exports at its end."""
+    return _EXPORT_DIR.value is not None
+
+
+def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dict:
+    """Exports the peer of a run that the flags choose.
+
+    Args:
+      run_dir: a run directory.
+      dataset: the data set to measure with; None opens the one of the run.
+
+    Returns:
+      see `export`.
+
+    Raises:
+      UserError: no such run, peer or format; or see `export`.
+    """
+    policy = keras.config.dtype_policy()
+    # The weights of a run in mixed precision are float32, as TFLite's operators are.
+    keras.config.set_dtype_policy("float32")
+    try:
+        peers, info = load_peers(run_dir, checkpoint_from_flags())
+    finally:
+        keras.config.set_dtype_policy(policy)
+    peer = peers[chosen_peer_from_flags(peers)]
+    run_flags = read_flags(run_dir)
+    return export(
+        peer,
+        dataset or data.from_flags_of_run(info, run_flags),
+        Path(_EXPORT_DIR.value or _default_export_dir(peer, info)),
+        formats=_FORMATS.value,
+        info=info,
+        run_flags=run_flags,
+        top_k=top_k_from_flags(),
+        calibration_examples=_CALIBRATION_EXAMPLES.value,
+        max_accuracy_drop=_MAX_ACCURACY_DROP.value,
+    )
+
+
+def _default_export_dir(peer: Peer, info: DatasetInfo) -> Path:
+    name = Path(info.name).name if info.name.startswith("folder:") else info.name
+    return Path("savedmodels") / re.sub(r"[^\w.-]+", "_", f"{peer.name}_{name}")
+
+
+def export(
+    peer: Peer,
+    dataset: data.Dataset,
+    export_dir: str | Path,
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    info: DatasetInfo | None = None,
+    run_flags: Mapping[str, str] | None = None,
+    top_k: int = 5,
+    calibration_examples: int = 500,
+    max_accuracy_drop: float = 0.01,
+) -> dict:
+    """Writes a peer as the next version, and measures each file that was written.
+
+    Everything is written to a hidden directory that is renamed at the end, so that a
+    server that watches `export_dir` sees whole versions only.
+
+    A quantized format that loses too much accuracy is left out: a line on stderr and
+    its entry in the manifest say so. If no other format was asked for, that is an
+    error.
+
+    Args:
+      peer: a built peer with float32 variables.
+      dataset: the data set to measure and to calibrate with.
+      export_dir: the directory that holds the versions.
+      formats: keys of `manifest.FORMATS`.
+      info: the data set that the peer was trained on; None is that of `dataset`.
+      run_flags: the flags of the run that trained the peer, as text by name; None if
+        there was no run.
+      top_k: number of classes that a SavedModel names; at most all.
+      calibration_examples: training images for the formats with a quantization of
+        `tflite.CALIBRATED_QUANTIZATIONS`; at most all.
+      max_accuracy_drop: the accuracy that a quantized format may lose against the
+        peer, as a fraction (0..1) of the test images.
+
+    Returns:
+      {"directory": path of the version, "name", "dataset", "formats", "files"}; the
+      last two are as in the manifest.
+
+    Raises:
+      UserError: an unknown format, an operator that TFLite lacks, no space or no
+        permission, or every format lost too much accuracy.
+    """
+    _check_formats(formats)
+    formats = list(dict.fromkeys(formats))
+    info = info or dataset.info
+    export_dir = Path(export_dir)
+    calibration = None
+    if any(_is_calibrated(name) for name in formats):
+        calibration = calibration_images(dataset, calibration_examples)
+    manifest = initial_manifest(peer, info, run_flags or {})
+    with unfinished_version(export_dir) as work:
+        with writing_to(export_dir):
+            _write_formats(
+                peer,
+                info,
+                work,
+                manifest,
+                formats=formats,
+                top_k=min(top_k, info.num_classes),
+                calibration=calibration,
+            )
+        _measure_formats(peer, dataset, work, manifest)
+        _drop_inaccurate_formats(manifest, work, max_accuracy_drop)
+        with writing_to(export_dir):
+            write_manifest(work, manifest)
+            directory = rename_to_next_version(work, export_dir)
+    return {
+        "directory": str(directory),
+        "name": manifest["name"],
+        "dataset": info.name,
+        "formats": manifest["formats"],
+        "files": manifest["files"],
+    }
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    if not formats:
+        raise UserError(f"--formats is empty: give some of {', '.join(FORMATS)}.")
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+
+
+def _is_calibrated(format_name: str) -> bool:
+    return FORMATS[format_name].quantization in tflite.CALIBRATED_QUANTIZATIONS
+
+
+def _write_formats(
+    peer: Peer,
+    info: DatasetInfo,
+    directory: Path,
+    manifest: dict,
+    *,
+    formats: Sequence[str],
+    top_k: int,
+    calibration: Calibration | None,
+) -> None:
+    """Writes the labels, every format and the manifest, to which it adds them."""
+    # The run's flags stay out of the .tflite files: a phone has no use for them.
+    description = {k: v for k, v in manifest.items() if k != "flags"}
+    labels = "".join(f"{name}\n" for name in info.class_names)
+    (directory / LABELS).write_text(labels, "utf-8")
+    written = set(files_in(directory))
+    manifest["formats"] = {}
+    for name in formats:
+        path, batch_size, quantization = FORMATS[name]
+        entry = {"path": path, "batch_size": batch_size}
+        if name == "saved_model":
+            entry |= saved_model.write(peer, info, directory, top_k)
+        else:
+            entry |= tflite.write(
+                peer,
+                {**description, "format": name},
+                directory / path,
+                quantization=quantization,
+                images=calibration and calibration.images,
+            )
+        if _is_calibrated(name):
+            entry["calibration"] = calibration.description
+        new = [path for path in files_in(directory) if path not in written]
+        written.update(new)
+        entry["bytes"] = sum(path.stat().st_size for path in new)
+        entry["files"] = [path.relative_to(directory).as_posix() for path in new]
+        manifest["formats"][name] = entry
+    manifest["files"] = file_entries(directory)
+    # `load_classifier` needs it to measure them.
+    write_manifest(directory, manifest)
+
+
+def _measure_formats(
+    peer: Peer, dataset: data.Dataset, directory: Path, manifest: dict
+) -> None:
+    """Adds the accuracy of the peer and of each format to the manifest."""
+    formats = manifest["formats"]
+    networks = [peer_network(peer, dataset.info.image_shape)]
+    for name in formats:
+        networks += load_classifier(directory / FORMATS[name].path).networks
+    measured_on = f"{dataset.info.name} test"
+    own, *others = compare_networks(networks, dataset)
+    manifest["checkpoint"] = {
+        "accuracy": own["accuracy"],
+        "examples": own["examples"],
+        "measured_on": measured_on,
+    }
+    for name, measured in zip(formats, others, strict=True):
+        formats[name] |= measured | {"measured_on": measured_on}
+
+
+def _drop_inaccurate_formats(
+    manifest: dict, directory: Path, max_accuracy_drop: float
+) -> None:
+    """Removes the quantized formats that lose too much accuracy.
+
+    Raises:
+      UserError: none is left.
+    """
+    formats = manifest["formats"]
+    accuracy = manifest["checkpoint"]["accuracy"]
+    reasons = {}
+    for name, entry in formats.items():
+        drop = accuracy - entry["accuracy"]
+        # Fractions of whole images: 0.975 - 0.965 is a little more than 0.01.
+        if FORMATS[name].quantization != "none" and drop > max_accuracy_drop + 1e-9:
+            reasons[name] = (
+                f"{name} loses {100 * drop:.2f} points of the checkpoint's accuracy "
+                f"({entry['accuracy']:.4f} against {accuracy:.4f}), more than "
+                f"--max_accuracy_drop={max_accuracy_drop:g} allows"
+            )
+    if len(reasons) == len(formats):
+        raise UserError(
+            f"nothing was exported: {'; '.join(reasons.values())}. Allow more, give "
+            "more --calibration_examples, or another of --formats."
+        )
+    for name, reason in reasons.items():
+        say(f"{reason}: it was left out.")
+        for path in formats[name]["files"]:
+            (directory / path).unlink()
+            del manifest["files"][path]
+        kept = ("accuracy", "examples", "measured_on", "agreement", "logit_difference")
+        formats[name] = {
+            "refused": True,
+            "reason": reason,
+            **{key: formats[name][key] for key in kept},
+        }

@@ -1,0 +1,1 @@
+"""The ground of all packages: the command line, errors, the console, files."""

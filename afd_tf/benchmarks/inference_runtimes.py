@@ -1,0 +1,204 @@
+"""The formats of an artifact, and worker processes with the runtimes that read them.
+
+Each format is run by each runtime that reads it, with one thread and with all, in a
+worker process of its own, `afd_tf.benchmarks.inference_worker`, on the CPU.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from afd_tf.artifacts.classifier import (
+    artifact_from_flags,
+    load_classifier,
+    load_classifier_from_flags,
+)
+from afd_tf.artifacts.manifest import FORMATS, MANIFEST
+from afd_tf.base.console import say
+from afd_tf.base.errors import UserError
+from afd_tf.benchmarks.worker_process import Worker
+from afd_tf.training.checkpoints import checkpoint_from_flags
+
+# oneDNN makes single images slower by an order of magnitude; benchmarks of training
+# switch it on. GPUs are not compared here.
+ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+
+# Runtimes that this project can do without → the packages that they need.
+OPTIONAL = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "tf2onnx")}
+
+
+class Artifact(NamedTuple):
+    """One format of what --artifact names.
+
+    Attributes:
+      format: "checkpoint", or a key of `manifest.FORMATS`.
+      path: what a runtime reads.
+      bytes: on disk; None for a run directory, whose checkpoints hold more than a peer.
+      task: what `inference_worker.prepare` needs besides the runtime, the path and the
+        number of threads.
+    """
+
+    format: str
+    path: Path
+    bytes: int | None
+    task: Mapping
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The runtimes that read it: its own, then optional ones."""
+        if self.format == "checkpoint":
+            return ("tensorflow",)
+        if self.format == "saved_model":
+            return ("tensorflow", "openvino", "onnxruntime")
+        return ("litert", "openvino")
+
+
+class Process(NamedTuple):
+    """A worker process that has loaded an artifact.
+
+    Attributes:
+      worker: its handle.
+      description: its first answer, see `inference_worker.prepare`.
+    """
+
+    worker: Worker
+    description: Mapping
+
+
+def artifacts_from_flags() -> list[Artifact]:
+    """Returns the formats that --artifact holds, each checked against its manifest.
+
+    Raises:
+      UserError: it is no artifact, or it is damaged.
+    """
+    given = artifact_from_flags()
+    classifier = load_classifier_from_flags()
+    task = {"image_shape": list(classifier.image_shape)}
+    if classifier.format == "checkpoint":
+        task |= {"peer": str(classifier.chosen), "checkpoint": checkpoint_from_flags()}
+        return [Artifact("checkpoint", given, None, task)]
+    if given.is_file():
+        return [Artifact(classifier.format, given, given.stat().st_size, task)]
+    # The classifier was loaded, so that the manifest is known to be intact.
+    entries = json.loads((given / MANIFEST).read_text("utf-8"))["formats"]
+    found = []
+    for name, kind in FORMATS.items():
+        path = given / kind.path
+        required = path / "saved_model.pb" if path.is_dir() else path
+        if "path" in entries.get(name, ()) and required.is_file():
+            if path != classifier.path:
+                # Refuses a damaged file.
+                load_classifier(path)
+            found.append(Artifact(name, path, entries[name]["bytes"], task))
+    return found
+
+
+def absent_runtimes() -> list[str]:
+    """Returns the optional runtimes that are not installed, and says so on stderr."""
+    absent = []
+    for runtime, packages in OPTIONAL.items():
+        missing = [each for each in packages if importlib.util.find_spec(each) is None]
+        if missing:
+            say(f"{runtime} is left out: {', '.join(missing)} not installed.")
+            absent.append(runtime)
+    return absent
+
+
+def start_all(
+    artifact: Artifact, runtime: str, stack: contextlib.ExitStack
+) -> tuple[Artifact, dict[int, Process]]:
+    """Starts a process with one thread, and one with as many as there are processors.
+
+    Args:
+      artifact: to load.
+      runtime: one of its `runtimes`.
+      stack: whose end also ends the processes.
+
+    Returns:
+      what the runtime reads, converted if need be, and the processes by the number of
+      their threads.
+
+    Raises:
+      UserError: the runtime cannot be imported, or cannot read the artifact.
+    """
+    if runtime == "onnxruntime":
+        artifact = to_onnx(artifact, stack)
+    with contextlib.ExitStack() as unmeasured:
+        # Brings the runtime's library, and all else, from the disk into memory.
+        _start(artifact, runtime, 1, unmeasured)
+    return artifact, {
+        threads: _start(artifact, runtime, threads, stack)
+        for threads in sorted({1, os.cpu_count() or 1})
+    }
+
+
+def to_onnx(artifact: Artifact, stack: contextlib.ExitStack) -> Artifact:
+    """Converts a SavedModel into an ONNX file.
+
+    Args:
+      artifact: the SavedModel.
+      stack: whose end also removes the file.
+
+    Returns:
+      the artifact with the path and the size of the file.
+
+    Raises:
+      UserError: it cannot be converted.
+    """
+    say("saved_model: converting to ONNX.")
+    directory = stack.enter_context(tempfile.TemporaryDirectory())
+    path = Path(directory) / "model.onnx"
+    # As a program of its own: imported, it changes TensorFlow's settings.
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tf2onnx.convert",
+            "--opset=17",
+            f"--saved-model={artifact.path}",
+            f"--output={path}",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        check=False,
+    )
+    if result.returncode or not path.is_file():
+        *_, last = ["no message", *result.stderr.strip().splitlines()]
+        raise UserError(f"tf2onnx cannot convert {artifact.path}: {last}")
+    return artifact._replace(path=path, bytes=path.stat().st_size)
+
+
+def _start(
+    artifact: Artifact, runtime: str, threads: int, stack: contextlib.ExitStack
+) -> Process:
+    """Returns a process that has loaded an artifact.
+
+    Raises:
+      UserError: it could not load it.
+    """
+    name = f"{artifact.format} with {runtime}, threads: {threads}"
+    task = {
+        "runtime": runtime,
+        "path": str(artifact.path),
+        "threads": threads,
+        **artifact.task,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "afd_tf.benchmarks.inference_worker",
+        json.dumps(task),
+    ]
+    worker = stack.enter_context(Worker(name, command, ENVIRONMENT, quiet=True))
+    description = worker.answer()
+    if "refused" in description:
+        raise UserError(description["refused"])
+    return Process(worker, description)

@@ -1,0 +1,1 @@
+"""From a method to a run directory."""

@@ -1,0 +1,112 @@
+"""Each image counts once, and the data set is the one that the run had."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from afd_tf.artifacts.classifier import Classifier, ClassifierNetwork
+from afd_tf.artifacts.evaluation import (
+    compare_networks,
+    measure,
+)
+from tests.exports import random_images
+
+
+class FewImages:
+    """Five images in batches of two: the last one is filled up."""
+
+    def __init__(self, info):
+        self.info = info
+        self.images = random_images(info.image_shape, 5)
+        self.labels = np.int32([3, 1, 4, 1, 5])
+
+    def evaluation_batches(self, split, batch_size):
+        assert split == "test"
+
+        def batches():
+            for start in (0, 2, 4):
+                rows = np.arange(start, start + 2)
+                yield {
+                    "image": self.images[rows % 5],
+                    # "second" would be right about the image that fills up.
+                    "label": np.where(rows < 5, self.labels[rows % 5], 7),
+                    "weight": np.float32(rows < 5),
+                }
+
+        shape = (2, *self.info.image_shape)
+        return tf.data.Dataset.from_generator(
+            batches,
+            output_signature={
+                "image": tf.TensorSpec(shape, tf.uint8),
+                "label": tf.TensorSpec([2], tf.int32),
+                "weight": tf.TensorSpec([2], tf.float32),
+            },
+        )
+
+
+def test_measure_counts_each_image_once(digits):
+    few = FewImages(digits.info)
+    table = {
+        "first": [(9, 3), (9, 1), (1, 0), (9, 2), (9, 5)],
+        "second": [(1, 7), (1, 1), (9, 4), (1, 6), (5, 0)],
+    }
+
+    def network(name):
+        def logits(images):
+            result = np.zeros((len(images), 10), np.float32)
+            for row, image in enumerate(images):
+                index = next(i for i in range(5) if (few.images[i] == image).all())
+                height, label = table[name][index]
+                result[row, label] = height
+            return result
+
+        return ClassifierNetwork(name, logits)
+
+    classifier = Classifier(
+        path=Path("x"),
+        format="checkpoint",
+        info=digits.info,
+        run_flags={},
+        networks=[network("first"), network("second")],
+        chosen=1,
+    )
+    # The labels are 3, 1, 4, 1, 5. "first" says 3, 1, 0, 2, 5 and "second" 7, 1, 4, 6,
+    # 0; the mean of their probabilities follows the one with the higher logit: 3, 1,
+    # 4, 2, 5.
+    assert measure(classifier, few) == {
+        "examples": 5,
+        "accuracy": 2 / 5,
+        "peers": [
+            {"name": "first", "accuracy": 3 / 5},
+            {"name": "second", "accuracy": 2 / 5},
+        ],
+        "mean_accuracy": 0.5,
+        "ensemble_accuracy": 4 / 5,
+    }
+
+
+def test_differences_of_networks_by_hand(digits):
+    few = FewImages(digits.info)
+
+    def network(name, shift):
+        def logits(images):
+            result = np.zeros((len(images), 10), np.float32)
+            for row, image in enumerate(images):
+                index = next(i for i in range(5) if (few.images[i] == image).all())
+                result[row, few.labels[index]] = -8 if index == 2 else 4
+                if index in (0, 2):
+                    result[row, 6] += shift
+            return result
+
+        return ClassifierNetwork(name, logits)
+
+    # The first is wrong about the third image, where 0 is as high as any other; the
+    # second says 6 there, and agrees about the others; the third says 6 of the first
+    # too.
+    networks = [network("own", 0), network("near", 2), network("far", 5)]
+    assert compare_networks(networks, few) == [
+        {"examples": 5, "accuracy": 0.8, "agreement": 1.0, "logit_difference": 0.0},
+        {"examples": 5, "accuracy": 0.8, "agreement": 0.8, "logit_difference": 2 / 8},
+        {"examples": 5, "accuracy": 0.6, "agreement": 0.6, "logit_difference": 5 / 8},
+    ]

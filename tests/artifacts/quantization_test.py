@@ -1,0 +1,119 @@
+"""Changes for 8 bits: exact in float32, and more accurate when rounded."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from afd_tf.artifacts import quantization, tflite
+from afd_tf.models.layers import ConvolutionBlock
+from tests import tiny
+
+
+def random_images(count, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+
+
+def rounded(kernel):
+    """Whole numbers -127..127 times a scale for each output channel."""
+    scale = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    whole = np.rint(kernel / scale)
+    assert np.abs(whole).max() == 127
+    return (whole * scale).astype(np.float32)
+
+
+def moving_means(peer):
+    return [
+        each.numpy() for each in peer.variables if each.name.startswith("moving_mean")
+    ]
+
+
+def test_rounded_weights_leave_the_mean_of_every_channel_where_it_was():
+    (peer,) = tiny.peers("resnet8")
+    images = random_images(150)
+    block = peer.body["stage_1"].layers[0].first
+    inputs = peer.body["stem"](peer.normalization(images))
+    kernel = block.convolution.kernel.numpy()
+    before = moving_means(peer)
+    expected = tf.nn.conv2d(inputs, kernel, 1, "SAME") - block.normalization.moving_mean
+    with quantization.bias_corrected(peer, images):
+        mean = block.normalization.moving_mean.numpy()
+        np.testing.assert_array_equal(block.convolution.kernel.numpy(), kernel)
+    in_8_bits = tf.nn.conv2d(inputs, rounded(kernel), 1, "SAME")
+    np.testing.assert_allclose(
+        tf.reduce_mean(in_8_bits - mean, (0, 1, 2)),
+        tf.reduce_mean(expected, (0, 1, 2)),
+        atol=1e-5,
+    )
+    uncorrected = tf.reduce_mean(
+        in_8_bits - block.normalization.moving_mean - expected, (0, 1, 2)
+    )
+    assert np.abs(uncorrected).max() > 1e-4
+    for kept, now in zip(before, moving_means(peer), strict=True):
+        np.testing.assert_array_equal(kept, now)
+
+
+def test_a_network_is_as_before_after_an_error():
+    (peer,) = tiny.peers("resnet8")
+    before, images = moving_means(peer), random_images(3)
+    logits = peer(images).logits.numpy()
+    with pytest.raises(KeyError), quantization.bias_corrected(peer, images):
+        raise KeyError
+    with pytest.raises(KeyError), quantization.normalizing_in_one_operator(peer):
+        raise KeyError
+    for kept, now in zip(before, moving_means(peer), strict=True):
+        np.testing.assert_array_equal(kept, now)
+    np.testing.assert_array_equal(peer(images).logits, logits)
+
+
+def test_kernels_that_are_not_rounded_are_not_corrected():
+    (peer,) = tiny.peers("resnet8")
+    blocks = [x for x in peer._flatten_layers() if isinstance(x, ConvolutionBlock)]
+    with quantization.bias_corrected(peer, random_images(2), smallest=1024):
+        for block in blocks:
+            moved = np.abs(block.normalization.moving_mean.numpy()).max() > 0
+            assert moved == (np.prod(block.convolution.kernel.shape) >= 1024)
+
+
+def test_one_operator_normalizes_as_two():
+    (peer,) = tiny.peers("resnet8")
+    images = random_images(4).astype(np.float32)
+    expected = peer.normalization(images).numpy()
+    with quantization.normalizing_in_one_operator(peer):
+        np.testing.assert_allclose(peer.normalization(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "int8"])
+def test_a_file_gives_the_mean_logits_of_the_network(kind, tmp_path, monkeypatch):
+    (peer,) = tiny.peers("resnet14")
+    # Statistics of its own images, as a trained network has them.
+    for _ in range(60):
+        peer(random_images(64), training=True)
+    bias = peer.classifier.bias.numpy()
+    images = random_images(100)
+    expected = peer(images).logits.numpy()
+
+    def mean_error():
+        file = tmp_path / "model.tflite"
+        description = {
+            "format": kind,
+            "input": {"shape": [None, 8, 8, 3]},
+            "dataset": {"class_names": ["a"] * tiny.CLASSES},
+        }
+        tflite.write(peer, description, file, quantization=kind, images=images)
+        signature = Interpreter(str(file)).get_signature_runner("serving_default")
+        logits = [signature(image=image[np.newaxis])["logits"][0] for image in images]
+        return np.abs(np.mean(logits - expected, axis=0)).mean()
+
+    corrected = mean_error()
+    np.testing.assert_array_equal(peer.classifier.bias.numpy(), bias)
+    # Of the maps alone, then of nothing.
+    monkeypatch.setattr(tflite, "shifted", lambda *_: contextlib.nullcontext())
+    maps_corrected = mean_error()
+    monkeypatch.setattr(quantization, "_rounding_error", lambda kernel: 0 * kernel)
+    uncorrected = mean_error()
+    assert corrected < 0.2 * maps_corrected
+    assert maps_corrected < 0.9 * uncorrected

@@ -1,0 +1,86 @@
+"""A data set whose images say their numbers, in memory or streamed."""
+
+import numpy as np
+import tensorflow as tf
+
+from afd_tf.data import Dataset, DatasetInfo
+from afd_tf.data.readers import MemoryReader
+from afd_tf.data.sampling import permutation
+from afd_tf.data.stream_reader import StreamReader
+
+SIDE = 6
+
+
+def images(count):
+    """Image i says i in its first two pixels; its label is i % 3."""
+    images = np.zeros([count, SIDE, SIDE, 1], np.uint8)
+    numbers = np.arange(count)
+    images[:, 0, 0, 0], images[:, 0, 1, 0] = numbers // 256, numbers % 256
+    images[:, 2:] = np.random.default_rng(0).integers(
+        0, 256, images[:, 2:].shape, np.uint8
+    )
+    return images, (numbers % 3).astype(np.int32)
+
+
+class NumberedSource:
+    """A source to stream from, that counts how often each image is decoded."""
+
+    image_shape = (SIDE, SIDE, 1)
+
+    def __init__(self, count):
+        self.counts = {"train": count, "test": count}
+        self.images, self._labels = images(count)
+        self.decoded = np.zeros(count, int)
+
+    def labels(self, split):
+        return self._labels
+
+    def examples(self, split, indices, shuffle_seed):
+        order = tf.constant(indices)
+        if shuffle_seed is not None:
+            order = tf.gather(order, permutation(len(indices), shuffle_seed))
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: (index, tf.gather(self._labels, index))
+        )
+
+    def decode(self, undecoded):
+        def decode(index):
+            self.decoded[index] += 1
+            return self.images[index]
+
+        image = tf.numpy_function(decode, [undecoded], tf.uint8)
+        return tf.ensure_shape(image, self.image_shape)
+
+
+def numbered(count, *, augment="none", streamed=False):
+    """A data set of `images`, and its readers by split."""
+    if streamed:
+        source = NumberedSource(count)
+        splits = {
+            split: StreamReader(source, split, augment=augment, padding="reflect")
+            for split in ("train", "test")
+        }
+    else:
+        reader = MemoryReader(*images(count), augment=augment, padding="reflect")
+        splits = {"train": reader, "test": reader}
+    info = DatasetInfo(
+        name="numbered",
+        image_shape=(SIDE, SIDE, 1),
+        class_names=("a", "b", "c"),
+        examples={"train": count, "validation": 0, "test": count},
+        mean=(0.0,),
+        variance=(1.0,),
+        augment=augment,
+    )
+    return Dataset(info, splits)
+
+
+def numbers_of(batch):
+    """Returns the numbers of a batch's images, int [B]."""
+    image = np.asarray(batch["image"]).astype(int)
+    return image[:, 0, 0, 0] * 256 + image[:, 0, 1, 0]
+
+
+def collect(batches):
+    """Returns a list of batches of NumPy arrays."""
+    return list(batches.as_numpy_iterator())
