@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from afd_tf.data import load as load_data
     from afd_tf.distill.method import Method
     from afd_tf.distill.methods import METHODS, build_method
-    from afd_tf.distill.optimizers import Recipe
+    from afd_tf.distill.recipes import Recipe
     from afd_tf.distill.step import Execution
     from afd_tf.models import PEERS, Peer, build_peers
 
@@ -64,7 +64,7 @@ _API = {
     "Execution": ("afd_tf.distill.step", "Execution"),
     "Method": ("afd_tf.distill.method", "Method"),
     "Peer": ("afd_tf.models", "Peer"),
-    "Recipe": ("afd_tf.distill.optimizers", "Recipe"),
+    "Recipe": ("afd_tf.distill.recipes", "Recipe"),
     "UserError": ("afd_tf.base.errors", "UserError"),
     "build_method": ("afd_tf.distill.methods", "build_method"),
     "build_peers": ("afd_tf.models", "build_peers"),

@@ -16,20 +16,21 @@ The last line on stdout is one JSON object.
 """
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from absl import flags
-
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.base.files import replacing, writing_to
+from afd_tf.base.files import check_writable, replacing, writing_to
+from afd_tf.base.json_text import json_text, print_json
+from afd_tf.base.paths import expanded
 
 prepare_environment()
+
+import numpy as np
+from absl import flags
 
 from afd_tf import data
 from afd_tf.analysis import discriminators, figures, grad_cam, run_peers, similarity
@@ -84,14 +85,18 @@ def main(argv: list[str]) -> None:
             "--run_dir=runs/digits."
         )
     seed = numerics.seed_from_flags()
-    other_runs = [Path(name) for name in _OTHER_RUNS.value]
+    other_runs = [expanded(name) for name in _OTHER_RUNS.value]
+    output_dir = expanded(_OUTPUT_DIR.value or run_dir / "analysis")
     peers, info = run_peers.load_run_peers(
         run_dir, other_runs, checkpoints.checkpoint_from_flags()
     )
     sampler = grad_cam.ImageSampler(quotas_from_flags(info.class_names), seed)
     files = read_files(info)
     run_flags = run_directory.read_flags(run_dir)
-    dataset = data.from_flags_of_run(info, run_flags)
+    dataset = data.from_flags_of_run(
+        info, run_flags, run_directory.read_record(run_dir)
+    )
+    check_writable(output_dir)
 
     pairs = similarity.collect_statistics(dataset, peers, sampler, seed)
     named_pairs = similarity.with_names(pairs, [each.name for each in peers])
@@ -117,7 +122,6 @@ def main(argv: list[str]) -> None:
             {"run_dir": str(run_dir), "peers": health}
         )
         contents["discriminators.png"] = figures.png_bytes(figure)
-    output_dir = Path(_OUTPUT_DIR.value or run_dir / "analysis")
     write_files(output_dir, contents)
     result = {
         "run_dir": str(run_dir),
@@ -129,7 +133,7 @@ def main(argv: list[str]) -> None:
         "discriminators": health and discriminators.without_curves(health),
         "files": [str(output_dir / name) for name in contents],
     }
-    print(json.dumps(result))
+    print_json(result)
 
 
 def quotas_from_flags(class_names: Sequence[str]) -> dict[int | None, int]:
@@ -173,7 +177,12 @@ def read_files(info: DatasetInfo) -> list[np.ndarray]:
     """Returns the images of --files, uint8 [h, w, c] of the run's size."""
     *size, channels = info.image_shape
     return [
-        image_files.read_image(path, channels=channels, image_size=tuple(size))
+        image_files.read_image(
+            expanded(path, any_bytes=True),
+            channels=channels,
+            image_size=tuple(size),
+            white_level=info.white_level,
+        )
         for path in _FILES.value
     ]
 
@@ -234,7 +243,7 @@ def grad_cam_panel(
 
 def as_json(values: Mapping[str, Any]) -> bytes:
     """Returns the content of a JSON file."""
-    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json_text(values, indent=1) + "\n").encode()
 
 
 def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:

@@ -8,6 +8,7 @@ r"""Speed and cost of training and of exported networks, as ratios measured in o
         --dataset=cifar100 --data_dir=DIR [--settings=deterministic,accumulate=4]
     python -m afd_tf.benchmark communication --peers=resnet20,resnet20 \
         --dataset=cifar100 --data_dir=DIR [--methods=afd,dml]
+    python -m afd_tf.benchmark input --dataset=folder:PATH --image_size=224
     python -m afd_tf.benchmark artifacts --artifact=savedmodels/x/1
 
 `step`, which is also run if no subcommand is given, compares the training step of
@@ -27,12 +28,16 @@ that of the same command without them.
 each method: the number of all-reduces, their size by count, and the bytes on the wire.
 Nothing else should use the loopback interface meanwhile.
 
+`input` measures the input pipeline alone, on photos in JPEG files or in a
+tensorflow-datasets set, beside a plain `tf.data` pipeline of the same mathematics and,
+where torchvision is installed, beside its ImageFolder with as many workers as cores.
+
 `artifacts` measures each format of --artifact at inference, one image at a time on the
 CPU: size, loading time, latency and memory. OpenVINO and ONNX Runtime are measured as
 well where they are installed.
 
-All but `step` print a Markdown table on stderr. The last line on stdout is one JSON
-object.
+All but `step` and `input` print a Markdown table on stderr. The last line on stdout is
+one JSON object.
 """
 
 import json
@@ -53,6 +58,7 @@ from afd_tf.benchmarks import (
     training_cost,
     training_worker,
 )
+from afd_tf.benchmarks import input as input_speed
 from afd_tf.distill.methods import METHODS
 from afd_tf.training.run_directory import environment
 
@@ -68,8 +74,8 @@ _ROUNDS = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Number of training steps in a round (default: 10) or, for artifacts, of images "
-    "(default: 100).",
+    "Number of training steps in a round (default: 10), for input of batches (default: "
+    "20) or, for artifacts, of images (default: 100).",
     lower_bound=1,
 )
 _METHODS = flags.DEFINE_list(
@@ -93,6 +99,7 @@ _SETTINGS = flags.DEFINE_list(
 )
 
 _TRAINING_STEPS = 10
+_BATCHES = 20
 _IMAGES = 100
 
 _PLAIN = "plain"
@@ -145,6 +152,12 @@ def measure_communication() -> dict:
     }
 
 
+def measure_input() -> dict:
+    """Measures the input pipeline of photos beside others of the same mathematics."""
+    length = {"rounds": _ROUNDS.value, "steps": _STEPS.value or _BATCHES}
+    return {**length, **input_speed.measure_input(**length)}
+
+
 def measure_artifacts() -> dict:
     """Measures the cost of inference with each format of an artifact."""
     length = {"rounds": _ROUNDS.value, "steps": _STEPS.value or _IMAGES}
@@ -179,6 +192,7 @@ SUBCOMMANDS: dict[str, Callable[[], dict]] = {
     "methods": measure_methods,
     "settings": measure_settings,
     "communication": measure_communication,
+    "input": measure_input,
     "artifacts": measure_artifacts,
 }
 

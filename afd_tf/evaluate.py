@@ -8,14 +8,14 @@ The data set is the one it was trained on, opened as the run did; --dataset=... 
 another one with the same classes. The last line on stdout is one JSON object.
 """
 
-import json
-
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
+from afd_tf.base.json_text import print_json
 
 prepare_environment()
 
 from afd_tf import data
 from afd_tf.artifacts import classifier, evaluation
+from afd_tf.training import run_directory
 
 _SPLIT = "test"
 
@@ -24,7 +24,9 @@ def main(argv: list[str]) -> None:
     """Measures what the command line names."""
     refuse_arguments(argv)
     loaded = classifier.load_classifier_from_flags()
-    dataset = data.from_flags_of_run(loaded.info, loaded.run_flags)
+    dataset = data.from_flags_of_run(
+        loaded.info, loaded.run_flags, run_directory.read_record(loaded.path)
+    )
     measured = evaluation.measure(loaded, dataset, _SPLIT)
     if loaded.format != "checkpoint":
         # One network has no mean and no ensemble.
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> None:
         "split": _SPLIT,
         **measured,
     }
-    print(json.dumps(result))
+    print_json(result)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ on the test images. A quantized one that loses too much accuracy is left out; a 
 stderr and the manifest say so. The last line on stdout is one JSON object.
 """
 
-import json
-
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 from afd_tf.base.errors import UserError
+from afd_tf.base.json_text import print_json
 
 prepare_environment()
 
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> None:
             "--run_dir is not given: name the run to export, e.g. "
             "--run_dir=runs/digits."
         )
-    print(json.dumps(exporter.export_from_flags(run_dir)))
+    print_json(exporter.export_from_flags(run_dir))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,21 @@ image is reported there and makes the exit code 1; the other files are still pre
 """
 
 import io
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from afd_tf.base.command_line import prepare_environment, run
-from afd_tf.base.console import progress, say
+from afd_tf.base.console import one_line, progress, say
 from afd_tf.base.errors import UserError
+from afd_tf.base.json_text import print_json
 
 prepare_environment()
 
+import numpy as np
+
 from afd_tf.artifacts import classifier
-from afd_tf.data import image_files
+from afd_tf.data import DatasetInfo, image_files
 
 # Decoded images that are held at a time.
 _BATCH = 64
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int | None:
         )
     loaded = classifier.load_classifier_from_flags()
     top_k = min(classifier.top_k_from_flags(), loaded.info.num_classes)
-    names = [name for argument in arguments for name in files_of(argument)]
+    names = files_of(arguments)
     predictions = []
     with progress(loaded.description, len(names)) as bar:
         for start in range(0, len(names), _BATCH):
@@ -56,25 +56,39 @@ def main(argv: list[str]) -> int | None:
         "name": loaded.name,
         "predictions": predictions,
     }
-    print(json.dumps(result, ensure_ascii=False))
+    print_json(result)
     return 1 if any("error" in each for each in predictions) else None
 
 
-def files_of(argument: str) -> Iterator[str]:
-    """Yields the name of a file, or of each image below a folder.
+def files_of(arguments: Sequence[str]) -> list[str]:
+    """Returns the names of files, for a folder those of the images below it.
+
+    A name that stands for no image is kept, to be reported beside the others' answers.
 
     Raises:
-      UserError: there is no such file, or no image in the folder.
+      UserError: there is no other name.
     """
-    if argument == _STANDARD_INPUT or os.path.isfile(argument):
-        yield argument
-    elif not os.path.isdir(argument):
-        raise UserError(f"there is no file and no folder {argument}: correct its path.")
-    else:
-        found = image_files.find_image_files(argument)
-        if not found:
-            raise UserError(f"the folder {argument} holds no images: give another.")
-        yield from found
+    names = []
+    for argument in arguments:
+        is_folder = os.path.isdir(argument)
+        found = image_files.find_image_files(argument) if is_folder else []
+        names += found or [argument]
+    if all(problem_of(name) for name in names):
+        raise UserError(problem_of(names[0]))
+    return names
+
+
+def problem_of(name: str) -> str | None:
+    """Returns why a name stands for no image; None if it may."""
+    if name == _STANDARD_INPUT:
+        return None
+    if os.path.isdir(name):
+        return f"the folder {name} holds no images: give another."
+    if os.path.islink(name) and not os.path.exists(name):
+        return f"{name} is a link to {os.readlink(name)}, which is not there."
+    if not os.path.exists(name):
+        return f"there is no file and no folder {name}: correct its path."
+    return None
 
 
 def predict(
@@ -89,16 +103,23 @@ def predict(
 
     Returns:
       for each name {"file", "classes": [{"class", "label", "probability"}, ...]}, or
-      {"file", "error"} where it is no image.
+      {"file", "error"} where it is no image that can be read.
     """
     answers = [{"file": name} for name in names]
     images, readable = [], []
     for answer in answers:
         try:
-            images.append(read(answer["file"], loaded.image_shape))
+            images.append(read(answer["file"], loaded.info))
             readable.append(answer)
         except UserError as error:
             answer["error"] = str(error)
+        # The decoders of all formats raise what they like, e.g. NotImplementedError;
+        # one bad file must not cost the answers for all others.
+        except Exception as error:
+            answer["error"] = (
+                f"{answer['file']} is no image that can be read "
+                f"({type(error).__name__}: {error}): remove or repair it."
+            )
     if images:
         probabilities = classifier.softmax(np.float64(loaded.logits(np.stack(images))))
         for answer, row in zip(readable, probabilities, strict=True):
@@ -113,34 +134,40 @@ def predict(
     return answers
 
 
-def read(name: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads a file, or the standard input, as uint8 [h, w, c].
+def read(name: str, info: DatasetInfo) -> np.ndarray:
+    """Reads a file, or the standard input, as uint8 [h, w, c] of the shape of `info`.
 
     Raises:
       UserError: it is no image.
     """
-    *size, channels = image_shape
+    *size, channels = info.image_shape
     source = name
+    if problem := problem_of(name):
+        raise UserError(problem)
     if name == _STANDARD_INPUT:
         # Read once into memory: a pipe cannot be read twice, as Pillow does.
         source = io.BytesIO(sys.stdin.buffer.read())
     return image_files.read_image(
-        source, channels=channels, image_size=tuple(size), name=name
+        source,
+        channels=channels,
+        image_size=tuple(size),
+        name=name,
+        white_level=info.white_level,
     )
 
 
 def show(predictions: Sequence[dict]) -> None:
     """Prints a line for each image on stderr."""
-    width = max(len(each["file"]) for each in predictions)
+    width = max(len(one_line(each["file"])) for each in predictions)
     for each in predictions:
         if "error" in each:
-            say(f"{each['file']:{width}}  error: {each['error']}")
+            text = f"error: {one_line(each['error'])}"
         else:
-            classes = "  ".join(
-                f"{found['probability']:6.1%} {found['class']}"
+            text = "  ".join(
+                f"{found['probability']:6.1%} {one_line(found['class'])}"
                 for found in each["classes"]
             )
-            say(f"{each['file']:{width}}  {classes}")
+        say(f"{one_line(each['file']):{width}}  {text}")
 
 
 if __name__ == "__main__":

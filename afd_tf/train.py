@@ -7,7 +7,7 @@ The same command continues a run that was stopped at any moment. SIGTERM and Ctr
 save first. The last line on stdout is `summary.json` as one line.
 """
 
-import json
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -16,8 +16,12 @@ from typing import NamedTuple
 
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 from afd_tf.base.console import say
+from afd_tf.base.errors import UserError
+from afd_tf.base.json_text import print_json
 from afd_tf.base.run_flags import resolved_flags
 from afd_tf.training import preemption
+
+_LONGEST_NAME = 200  # bytes; file systems take 255
 
 _STARTED = time.time()
 _STOP = preemption.StopSignal()
@@ -28,7 +32,11 @@ prepare_environment(training=True)
 import tensorflow as tf
 
 from afd_tf import data, models
-from afd_tf.artifacts.exporter import export_from_flags, export_wanted
+from afd_tf.artifacts.exporter import (
+    check_export_from_flags,
+    export_from_flags,
+    export_wanted,
+)
 from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
 from afd_tf.artifacts.teacher import teachers_from_flags
 from afd_tf.distill import methods
@@ -43,6 +51,7 @@ from afd_tf.training.console_report import (
     summarize,
     with_bar,
 )
+from afd_tf.training.initialization import initialize_from_flags
 from afd_tf.training.loop import TrainingLoop, epochs_from_flags, evaluation_function
 from afd_tf.training.numerics import (
     allow_auto_clustering,
@@ -50,9 +59,11 @@ from afd_tf.training.numerics import (
     seed_from_flags,
 )
 from afd_tf.training.run_directory import RunDirectory, run_dir_from_flags
+from afd_tf.training.run_lock import lock_run
 from afd_tf.training.run_state import (
     NotFiniteError,
     RunState,
+    patience_from_flags,
     restored_state,
     save,
     save_for_restore,
@@ -103,22 +114,31 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     """Trains; returns the exit code."""
     timer = StartupTimer(_STARTED)
     timer.mark("imports")
+    # A bad --export_dir shows now, not after the training.
+    check_export_from_flags()
     methods.set_method_defaults()
     precision_from_flags()
     seed = seed_from_flags()
     batch_size = batch_size_from_flags(strategy)
 
     run_directory = RunDirectory(run_dir_from_flags() or default_run_dir())
-    dataset = data.from_flags(expected=run_directory.info)
+    dataset = data.from_flags(
+        expected=run_directory.info, recorded=run_directory.record
+    )
     timer.mark("data")
 
     with strategy.scope():
         method = build_method(dataset, batch_size, seed)
+    # Held until this process ends.
+    lock = lock_run(run_directory.directory) if workers.is_chief else None
     checkpoints = Checkpoints(run_directory.directory, method)
     state = restored_state(checkpoints, workers)
+    if not state.step:
+        initialize_from_flags(method.peers)
+    check_length(run_directory, method, state)
     replicas = strategy.num_replicas_in_sync
     if workers.is_chief:
-        run_directory.initialize(dataset.info)
+        run_directory.initialize(dataset.info, dataset.record)
         run_directory.truncate_metrics(state.step // method.steps_per_epoch)
         report_start(
             method,
@@ -138,9 +158,10 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     loop.rewind(state)
     session = Session(run_directory, dataset, method, checkpoints, loop, workers)
     evaluate = evaluation_function(method, strategy, dataset)
+    patience = patience_from_flags(dataset.info.examples["validation"])
     accuracies: dict[str, float] = {}
     _STOP.saving = True
-    while state.step < loop.epochs * loop.steps_per_epoch:
+    while not is_over(loop, state, patience):
         try:
             finished = train_epoch(session, state, timer)
         except NotFiniteError as error:
@@ -150,7 +171,7 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
         if not finished:
             return stop_early(run_directory.directory)
         accuracies = end_epoch(session, state, evaluate)
-        if is_stopping(workers) and state.step < loop.epochs * loop.steps_per_epoch:
+        if is_stopping(workers) and not is_over(loop, state, patience):
             return stop_early(run_directory.directory)
 
     accuracies = accuracies or evaluate("test")
@@ -158,6 +179,8 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
         end(run_directory, dataset, summarize(method, dataset, state, accuracies))
     # The other workers end well only if the chief has.
     workers.barrier()
+    if lock is not None:
+        lock.close()
     return None
 
 
@@ -166,7 +189,9 @@ def build_method(dataset: data.Dataset, batch_size: int, seed: int) -> Method:
     peers = models.peers_from_flags(dataset.info)
     # A wrong --peer shows now, not at the export after the training.
     chosen_peer_from_flags(peers)
-    method = methods.method_from_flags(peers, teachers_from_flags(dataset.info))
+    method = methods.method_from_flags(
+        peers, teachers_from_flags(dataset.info), dataset.class_counts
+    )
     method.compile(
         epochs=epochs_from_flags(),
         steps_per_epoch=dataset.steps_per_epoch(batch_size),
@@ -174,6 +199,36 @@ def build_method(dataset: data.Dataset, batch_size: int, seed: int) -> Method:
     )
     allow_auto_clustering(method)
     return method
+
+
+def check_length(run_directory: RunDirectory, method: Method, state: RunState) -> None:
+    """Reports that --epochs extends or shortens a run that goes on.
+
+    Raises:
+      UserError: the run is longer already.
+    """
+    epochs = method.warmup_epochs + method.epochs
+    done = -(-state.step // method.steps_per_epoch)
+    if done > epochs:
+        raise UserError(
+            f"{run_directory.directory} has trained for {done} epochs, not {epochs}: "
+            f"give --epochs={done - method.warmup_epochs} or more, or another "
+            "--run_dir."
+        )
+    if run_directory.epochs_before is not None:
+        say(
+            f"the run had --epochs={run_directory.epochs_before}, and has "
+            f"--epochs={method.epochs} now: the learning rates that are still to come "
+            "follow the new length."
+        )
+
+
+def is_over(loop: TrainingLoop, state: RunState, patience: int | None) -> bool:
+    """Returns whether all epochs are done, or validation has stopped to gain."""
+    epoch, rest = divmod(state.step, loop.steps_per_epoch)
+    if epoch >= loop.epochs:
+        return True
+    return rest == 0 and state.is_out_of_patience(patience, epoch)
 
 
 def train_epoch(session: Session, state: RunState, timer: StartupTimer) -> bool:
@@ -234,14 +289,19 @@ def end(run_directory: RunDirectory, dataset: data.Dataset, summary: dict) -> No
         summary["exported"] = export_from_flags(run_directory.directory, dataset)
     run_directory.write_summary(summary)
     report_end(summary, run_directory.directory)
-    print(json.dumps(summary))
+    print_json(summary)
 
 
 def default_run_dir() -> Path:
     """Returns the run directory that the flags lead to if --run_dir is not given."""
     values = resolved_flags()
     name = "_".join(values[flag] for flag in ("dataset", "method", "peers", "seed"))
-    return Path("runs") / re.sub(r"[^\w.]+", "-", name)
+    name = re.sub(r"[^\w.]+", "-", name)
+    if len(name.encode()) > _LONGEST_NAME:
+        # Many peers, or a long path: the beginning, and a hash of all of it.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"
+    return Path("runs") / name
 
 
 def is_stopping(workers: Workers) -> bool:

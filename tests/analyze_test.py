@@ -305,7 +305,7 @@ def other_runs(digits, tmp_path_factory):
         (["--classes=3,4,5", "--images=2"], "at least 3"),
         (["--classes=3", "--files={run}/flags.cfg"], "give one of the two"),
         (["--gradcam_class=label", "--files=a.png"], "--gradcam_class=label is for"),
-        (["--files=missing.png"], "missing.png is no image"),
+        (["--files=missing.png"], "missing.png does not exist"),
         (["--files=" + ",".join(101 * ["a.png"])], "at most 100"),
         (["--checkpoint=best"], "no best checkpoint"),
         (["--checkpoint=bets"], "unknown checkpoint 'bets'"),

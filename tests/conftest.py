@@ -8,6 +8,30 @@ from afd_tf import data
 from afd_tf.artifacts.manifest import FORMATS
 from tests import exports
 
+# The files that take longest, longest first: begun last, one of them would keep one
+# process busy while the others have nothing left to do.
+LONGEST = (
+    "train_test.py",
+    "same_step_test.py",
+    "replicas_test.py",
+    "workers_test.py",
+    "models_test.py",
+    "tflite_test.py",
+    "exporter_test.py",
+    "web_test.py",
+    "hardware_test.py",
+    "launching_test.py",
+    "api_test.py",
+    "packaging_test.py",
+    "notebooks_test.py",
+    "readers_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def defaults(tmp_path_factory):

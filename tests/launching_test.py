@@ -86,7 +86,11 @@ ip link set lo up
 unshare --net sleep 1000 &
 export OTHER_NODE=$!
 trap 'kill "$OTHER_NODE"' EXIT
-until [[ $(readlink /proc/$OTHER_NODE/ns/net) != $(readlink /proc/$$/ns/net) ]]; do
+# The link of a process that is just being started may be empty.
+until
+  other=$(readlink /proc/$OTHER_NODE/ns/net || true)
+  [[ $other && $other != $(readlink /proc/$$/ns/net) ]]
+do
   sleep 0.1
 done
 ip link add cable0 type veth peer name cable1 netns "$OTHER_NODE"

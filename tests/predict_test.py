@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -86,8 +87,8 @@ def test_images_of_every_kind_and_those_that_are_none(exported, tmp_path, capsys
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     bad = {
         "huge.png": "is too large: images of more than",
-        "empty.png": "no image that can be read",
-        "text.png": "no image that can be read",
+        "empty.png": "is empty",
+        "text.png": "is no image but a text",
         "cut.png": "broken image",
     }
     names = [*good, "moving.gif", *bad]
@@ -107,6 +108,54 @@ def test_images_of_every_kind_and_those_that_are_none(exported, tmp_path, capsys
         expected = exports.logits_of(peer, pixels[np.newaxis, ..., np.newaxis])
         assert found[name]["classes"][0]["label"] == np.argmax(expected)
     assert len(found["wide.png"]["classes"]) == len(found["cmyk.jpg"]["classes"]) == 5
+
+
+def icns_bomb() -> bytes:
+    """An icon whose PNG has more pixels than Pillow decodes."""
+    png = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(png, "PNG")
+    content = b"ic10" + (png.tell() + 8).to_bytes(4, "big") + png.getvalue()
+    return b"icns" + (len(content) + 8).to_bytes(4, "big") + content
+
+
+def unknown_dds() -> bytes:
+    """A texture in a format that Pillow does not know."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "DDS")
+    content = bytearray(file.getvalue())
+    content[80:88] = b"\x04\0\0\0NONE"  # flags: the four letters that follow
+    return bytes(content)
+
+
+def test_no_bad_file_costs_the_answers_for_the_others(exported, tmp_path, capsys):
+    _, _, path = exported
+    good = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.png")
+    Image.fromarray(exports.random_images((8, 8), 1)[0]).save(good)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "bomb.icns").write_bytes(icns_bomb())
+    (folder / "unknown.dds").write_bytes(unknown_dds())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dead.png").symlink_to("nowhere.png")
+    bad = {
+        str(folder / "bomb.icns"): "bomb.icns",
+        str(folder / "unknown.dds"): "unknown.dds",
+        str(tmp_path / "empty"): "holds no images",
+        str(tmp_path / "dead.png"): "a link to nowhere.png, which is not there",
+        str(tmp_path / "missing.png"): "there is no file and no folder",
+    }
+    arguments = [str(folder), good, *list(bad)[2:]]
+    result, shown = run_main(capsys, f"--artifact={path}", *arguments, code=1)
+    found = {each["file"]: each for each in result["predictions"]}
+    assert found.keys() == {good, *bad}
+    for name, message in bad.items():
+        assert message in found[name]["error"]
+        assert "\n" not in found[name]["error"]
+    assert len(found[good]["classes"]) == 5
+    # The name's bytes survive; a line on stderr stays one line.
+    assert os.fsencode(list(found)[-4]).endswith(b"caf\xe9\n.png")
+    assert len(shown.splitlines()) == 1 + len(bad)
+    assert r"caf\udce9\n.png" in shown
 
 
 def test_the_standard_input_is_an_image(exported, folder, capsys, monkeypatch):

@@ -24,14 +24,17 @@ from tests import poisoned
 EPOCHS = 3
 # More of them make a longer experiment of the same test.
 KILLS = int(os.environ.get("AFD_TF_TEST_KILLS", "2"))
+SETTINGS = {
+    "method": "afd",
+    "batch_size": "32",
+    "learning_rate": "0.05",
+    "validation_examples": "100",
+}
 FLAGS = [
     "--dataset=digits",
-    "--method=afd",
     "--peers=resnet8,resnet8",
     f"--epochs={EPOCHS}",
-    "--batch_size=32",
-    "--learning_rate=0.05",
-    "--validation_examples=100",
+    *(f"--{name}={value}" for name, value in SETTINGS.items()),
 ]
 
 
@@ -50,7 +53,9 @@ def finish(run_dir, *more):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return run_dir, finish(run_dir, f"--export_dir={run_dir.parent / 'exported'}")
+    return run_dir, finish(
+        run_dir, f"--export_dir={run_dir.parent / 'exported'}", "--checkpoint=last"
+    )
 
 
 def outcome(run_dir):
@@ -138,7 +143,7 @@ def test_what_is_exported_is_what_was_trained(undisturbed):
     assert [len(batch["label"]) for batch in batches] == [360]
     predictions = []
     for path in (run_dir, version, version / "model.tflite"):
-        classifier = load_classifier(path)
+        classifier = load_classifier(path, checkpoint="last")
         assert (
             measure(classifier, dataset)["accuracy"] == summary["peers"][0]["accuracy"]
         )
@@ -332,6 +337,19 @@ def test_a_finished_run_is_only_reported_again(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], run_dir)
     finish(run_dir)
     assert outcome(run_dir) == outcome(undisturbed[0])
+    # More epochs alone extend it; nothing that was is done again.
+    before = (run_dir / "metrics.jsonl").read_text()
+    result = finish(run_dir, f"--epochs={EPOCHS + 1}")
+    assert f"the run had --epochs={EPOCHS}, and has --epochs={EPOCHS + 1}" in (
+        result.stderr
+    )
+    after = (run_dir / "metrics.jsonl").read_text()
+    assert after.startswith(before)
+    assert len(after.splitlines()) == EPOCHS + 1
+    assert read_flags(run_dir)["epochs"] == str(EPOCHS + 1)
+    # Fewer than it has trained for are refused.
+    message = refused(run_dir=str(run_dir), **SETTINGS, epochs="2")
+    assert f"has trained for {EPOCHS + 1} epochs, not 2: give --epochs=" in message
 
 
 def test_a_run_whose_export_failed_is_not_at_its_end(undisturbed, tmp_path):
@@ -350,6 +368,16 @@ def test_a_run_whose_export_failed_is_not_at_its_end(undisturbed, tmp_path):
     assert not (run_dir / "summary.json").exists()
     finish(run_dir)
     assert outcome(run_dir) == outcome(undisturbed[0])
+
+
+def test_a_run_ends_where_validation_gains_nothing(tmp_path):
+    run_dir = tmp_path / "patient"
+    # Nothing is learned, so that the first epoch stays the best one.
+    flags = ("--method=independent", "--peers=resnet8", "--learning_rate=0")
+    result = finish(run_dir, *flags, "--patience=1", "--epochs=9", "--momentum=0")
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert (summary["epochs"], summary["best_validation"]["epoch"]) == (2, 1)
+    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from afd_tf.analysis.grad_cam import GradCam
+from afd_tf.base.console import one_line
 
 _DOTS_PER_INCH = 150
 # Sizes in inches: side of an image, gap, height of a line, width of a letter.
@@ -206,8 +207,9 @@ def _network_label(name: str) -> str:
 
 
 def _text(text: str, letters: int, lines: int = 3) -> str:
-    """Breaks a text into lines that fit, and escapes "$", which Matplotlib reads."""
-    broken = textwrap.wrap(text, letters) or [""]
+    """Breaks a text into lines that fit, and escapes what cannot be drawn as it is."""
+    broken = textwrap.wrap(one_line(text), letters) or [""]
     if len(broken) > lines:
         broken = [*broken[: lines - 1], broken[lines - 1][: letters - 1] + "…"]
+    # Between two of these, Matplotlib would read a formula.
     return "\n".join(broken).replace("$", r"\$")

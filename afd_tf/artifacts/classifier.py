@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from afd_tf.artifacts.diagnosis import found_at
 from afd_tf.artifacts.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -35,6 +37,7 @@ from afd_tf.artifacts.peer_choice import (
 from afd_tf.artifacts.saved_model import open_saved_model
 from afd_tf.artifacts.tflite import Interpreters
 from afd_tf.base.errors import UserError
+from afd_tf.base.paths import expanded
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
 from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
@@ -116,29 +119,19 @@ class Classifier:
         return self.info.class_names
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Runs the chosen network, without a check of the images.
-
-        Args:
-          images: uint8 [B, h, w, c], raw pixels, of `image_shape`.
-
-        Returns:
-          float32 [B, classes].
-        """
-        return self.networks[self.chosen].logits(images)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
         """Runs the chosen network.
 
         Args:
           images: uint8 [B, h, w, c], raw pixels, of `image_shape`.
 
         Returns:
-          float32 [B, classes], the probability of each class; each row adds up to 1.
+          float32 [B, classes].
 
         Raises:
           UserError: the images have another shape or another dtype.
         """
         images = np.asarray(images)
+        # A .tflite file of its own would answer for images of any size.
         if images.shape[1:] != tuple(self.image_shape) or images.ndim != 4:
             height, width, channels = self.image_shape
             raise UserError(
@@ -153,6 +146,20 @@ class Classifier:
             )
         if len(images) == 0:
             return np.zeros([0, self.info.num_classes], np.float32)
+        return self.networks[self.chosen].logits(images)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Runs the chosen network.
+
+        Args:
+          images: uint8 [B, h, w, c], raw pixels, of `image_shape`.
+
+        Returns:
+          float32 [B, classes], the probability of each class; each row adds up to 1.
+
+        Raises:
+          UserError: the images have another shape or another dtype.
+        """
         return softmax(np.float64(self.logits(images))).astype(np.float32)
 
 
@@ -173,7 +180,7 @@ def artifact_from_flags() -> Path:
             "--artifact is not given: name a run directory, a SavedModel or a .tflite "
             "file, e.g. --artifact=runs/digits."
         )
-    return Path(_ARTIFACT.value)
+    return expanded(_ARTIFACT.value, any_bytes=True)
 
 
 def load_classifier_from_flags() -> Classifier:
@@ -207,13 +214,15 @@ def load_classifier(
     Raises:
       UserError: it is none of these, it is damaged, or there is no such peer.
     """
-    path = Path(path)
+    path = expanded(path, any_bytes=True)
+    if not os.path.exists(path):
+        raise UserError(f"there is no artifact {path}. {found_at(path)}")
     if path.is_file():
         classifier = _load_tflite(path)
     elif (path / "saved_model.pb").is_file():
-        classifier = _load_saved_model(path)
+        classifier = _load_saved_model(expanded(path))
     elif (path / "flags.cfg").is_file():
-        return _load_run(path, peer, checkpoint)
+        return _load_run(expanded(path), peer, checkpoint)
     else:
         classifier = _load_tflite(_first_file(path))
     if peer is not None:
@@ -223,8 +232,6 @@ def load_classifier(
 
 def _first_file(path: Path) -> Path:
     """Returns the first file of a version that has no SavedModel."""
-    if not path.exists():
-        raise UserError(f"there is no artifact {path}.")
     if (path / MANIFEST).is_file():
         for entry in read_manifest(path)["formats"].values():
             # A format that was refused has no path.
@@ -232,7 +239,8 @@ def _first_file(path: Path) -> Path:
                 return path / entry["path"]
     raise UserError(
         f"{path} is no artifact: expected a run directory (with flags.cfg), a "
-        "SavedModel or a version of it (with saved_model.pb), or a .tflite file."
+        "SavedModel or a version of it (with saved_model.pb), or a .tflite file. "
+        f"{found_at(path)}"
     )
 
 
@@ -303,7 +311,7 @@ def _load_tflite(path: Path) -> Classifier:
     except _INVALID_TFLITE as error:
         raise UserError(
             f"{path} is damaged, or is not a .tflite file that "
-            f"`python -m afd_tf.export` wrote ({error})."
+            f"`python -m afd_tf.export` wrote ({error}). {found_at(path)}"
         ) from error
 
 

@@ -30,23 +30,31 @@ from afd_tf.artifacts.evaluation import compare_networks
 from afd_tf.artifacts.manifest import (
     FORMATS,
     LABELS,
+    check_formats,
+    check_packages,
     file_entries,
     files_in,
     initial_manifest,
+    labels_text,
     write_manifest,
 )
 from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
 from afd_tf.artifacts.versions import rename_to_next_version, unfinished_version
 from afd_tf.base.console import say
-from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.base.files import writing_to
+from afd_tf.base.errors import UserError
+from afd_tf.base.files import check_writable, writing_to
+from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import operational
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
 from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
-from afd_tf.training.run_directory import read_flags
+from afd_tf.training.run_directory import read_flags, read_record
 
 DEFAULT_FORMATS = ("saved_model", "tflite")
+
+# Data sets that are named by a path: of the export, its last part is enough.
+_PATH_SOURCES = ("folder", "csv")
+_NAME_BYTES = 200
 
 _EXPORT_DIR = operational(
     flags.DEFINE_string(
@@ -83,7 +91,7 @@ _MAX_ACCURACY_DROP = flags.DEFINE_float(
 def _formats_are_known(formats: Sequence[str]) -> bool:
     """Refuses an unknown format at once, and not after hours of training."""
     try:
-        _check_formats(formats)
+        check_formats(formats)
     except UserError as error:
         raise flags.ValidationError(str(error)) from error
     return True
@@ -92,6 +100,18 @@ def _formats_are_known(formats: Sequence[str]) -> bool:
 def export_wanted() -> bool:
     """Returns whether --export_dir is given, with which `train` exports at its end."""
     return _EXPORT_DIR.value is not None
+
+
+def check_export_from_flags() -> None:
+    """Refuses an export that is bound to fail, before the training that comes first.
+
+    Raises:
+      UserError: a package of one of --formats is missing, or --export_dir cannot be
+        written to.
+    """
+    check_packages(_FORMATS.value)
+    if _EXPORT_DIR.value is not None:
+        check_writable(expanded(_EXPORT_DIR.value))
 
 
 def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dict:
@@ -107,6 +127,7 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
     Raises:
       UserError: no such run, peer or format; or see `export`.
     """
+    check_export_from_flags()
     policy = keras.config.dtype_policy()
     # The weights of a run in mixed precision are float32, as TFLite's operators are.
     keras.config.set_dtype_policy("float32")
@@ -118,8 +139,8 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
     run_flags = read_flags(run_dir)
     return export(
         peer,
-        dataset or data.from_flags_of_run(info, run_flags),
-        Path(_EXPORT_DIR.value or _default_export_dir(peer, info)),
+        dataset or data.from_flags_of_run(info, run_flags, read_record(run_dir)),
+        _EXPORT_DIR.value or _default_export_dir(peer, info),
         formats=_FORMATS.value,
         info=info,
         run_flags=run_flags,
@@ -130,8 +151,11 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
 
 
 def _default_export_dir(peer: Peer, info: DatasetInfo) -> Path:
-    name = Path(info.name).name if info.name.startswith("folder:") else info.name
-    return Path("savedmodels") / re.sub(r"[^\w.-]+", "_", f"{peer.name}_{name}")
+    kind, _, path = info.name.partition(":")
+    name = Path(path).name if kind in _PATH_SOURCES else info.name
+    name = re.sub(r"[^\w.-]+", "_", f"{peer.name}_{name}")
+    # No file system takes names of more than 255 bytes.
+    return Path("savedmodels") / name.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def export(
@@ -174,13 +198,14 @@ def export(
       last two are as in the manifest.
 
     Raises:
-      UserError: an unknown format, an operator that TFLite lacks, no space or no
-        permission, or every format lost too much accuracy.
+      UserError: an unknown format or one whose package is missing, an operator that
+        TFLite lacks, no space or no permission, or every format lost too much accuracy.
     """
-    _check_formats(formats)
+    check_formats(formats)
+    check_packages(formats)
     formats = list(dict.fromkeys(formats))
     info = info or dataset.info
-    export_dir = Path(export_dir)
+    export_dir = expanded(export_dir)
     calibration = None
     if any(_is_calibrated(name) for name in formats):
         calibration = calibration_images(dataset, calibration_examples)
@@ -210,14 +235,6 @@ def export(
     }
 
 
-def _check_formats(formats: Sequence[str]) -> None:
-    if not formats:
-        raise UserError(f"--formats is empty: give some of {', '.join(FORMATS)}.")
-    for name in formats:
-        if name not in FORMATS:
-            raise unknown_name("format", name, FORMATS)
-
-
 def _is_calibrated(format_name: str) -> bool:
     return FORMATS[format_name].quantization in tflite.CALIBRATED_QUANTIZATIONS
 
@@ -235,12 +252,11 @@ def _write_formats(
     """Writes the labels, every format and the manifest, to which it adds them."""
     # The run's flags stay out of the .tflite files: a phone has no use for them.
     description = {k: v for k, v in manifest.items() if k != "flags"}
-    labels = "".join(f"{name}\n" for name in info.class_names)
-    (directory / LABELS).write_text(labels, "utf-8")
+    (directory / LABELS).write_text(labels_text(info.class_names), "utf-8")
     written = set(files_in(directory))
     manifest["formats"] = {}
     for name in formats:
-        path, batch_size, quantization = FORMATS[name]
+        path, batch_size, quantization, _ = FORMATS[name]
         entry = {"path": path, "batch_size": batch_size}
         if name == "saved_model":
             entry |= saved_model.write(peer, info, directory, top_k)

@@ -1,16 +1,20 @@
 """The formats of an artifact, and the manifest.json beside it."""
 
 import hashlib
+import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 import afd_tf
-from afd_tf.base.errors import UserError
+from afd_tf.base.console import one_line
+from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.base.json_text import json_text
 from afd_tf.base.run_flags import operational_names
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
@@ -19,6 +23,9 @@ from afd_tf.training.run_directory import commit
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
+
+# The first bytes of what Git LFS leaves in place of a file that was not fetched.
+GIT_LFS = b"version https://git-lfs.github.com/"
 
 # The signature that every artifact has, and two more of a SavedModel.
 SIGNATURE = "serving_default"
@@ -34,15 +41,18 @@ class Format(NamedTuple):
         the version; `load_classifier` reads it.
       batch_size: images per call; None is any number.
       quantization: a key of `tflite.QUANTIZATIONS`.
+      packages: the packages that writing and measuring it needs besides TensorFlow, by
+        the module that is imported.
     """
 
     path: str
     batch_size: int | None = 1
     quantization: str = "none"
+    packages: Mapping[str, str] = MappingProxyType({"ai_edge_litert": "ai-edge-litert"})
 
 
 FORMATS = {
-    "saved_model": Format(".", batch_size=None),
+    "saved_model": Format(".", batch_size=None, packages={}),
     "tflite": Format("model.tflite"),
     "tflite_fp16": Format("model_fp16.tflite", quantization="float16"),
     "tflite_dynamic": Format("model_dynamic.tflite", quantization="dynamic"),
@@ -52,6 +62,37 @@ FORMATS = {
 
 class ManifestError(UserError):
     """A directory has no manifest that this project wrote."""
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuses names that are not in `FORMATS`.
+
+    Raises:
+      UserError: there is one, or there are none at all.
+    """
+    if not formats:
+        raise UserError(f"--formats is empty: give some of {', '.join(FORMATS)}.")
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+
+
+def check_packages(formats: Sequence[str]) -> None:
+    """Refuses formats that need a package which is not installed.
+
+    Args:
+      formats: keys of `FORMATS`.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name in formats:
+        for module, package in FORMATS[name].packages.items():
+            if importlib.util.find_spec(module) is None:
+                raise UserError(
+                    f"--formats={name} needs the package {package}, which is not "
+                    f"installed: `pip install {package}`, or leave {name} out."
+                )
 
 
 def initial_manifest(
@@ -81,8 +122,9 @@ def initial_manifest(
         },
         "preprocessing": "image takes raw pixels, 0 to 255, of the shape above: the "
         "normalization, (pixels - mean) / sqrt(variance) per channel, is inside. "
-        "image_bytes takes JPEG or PNG files of any size: the largest centre of the "
-        "shape's ratio is cut out and resized, bilinear and antialiased, inside.",
+        "image_bytes takes JPEG or PNG files of any size: inside, the camera's "
+        "orientation (EXIF or XMP) is applied, and the largest centre of the shape's "
+        "ratio is cut out and resized, bilinear and antialiased.",
         "normalization": {"mean": list(info.mean), "variance": list(info.variance)},
         "labels": LABELS,
         "parameters": peer.parameters,
@@ -121,8 +163,16 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
       OSError: no space or no permission.
     """
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (directory / MANIFEST).write_text(text, "utf-8")
+    (directory / MANIFEST).write_text(json_text(manifest, indent=1) + "\n", "utf-8")
+
+
+def labels_text(class_names: Sequence[str]) -> str:
+    r"""Returns the content of labels.txt: as many lines as there are classes.
+
+    Line breaks and the like within a name are escaped, e.g. as \n; the manifest has the
+    names as they are.
+    """
+    return "".join(f"{one_line(name)}\n" for name in class_names)
 
 
 def read_manifest(directory: Path) -> dict:
@@ -170,7 +220,13 @@ def check_file(path: Path, expected: Mapping[str, Any]) -> None:
     Raises:
       UserError: the checksum differs, or the file cannot be read.
     """
-    if hashlib.sha256(read_bytes(path)).hexdigest() != expected["sha256"]:
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        if content.startswith(GIT_LFS):
+            raise UserError(
+                f"{path} is a pointer of Git LFS and not the file itself: run "
+                "`git lfs pull`."
+            )
         raise UserError(
             f"{path} is not the file that {MANIFEST} describes: it is damaged or was "
             "replaced."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from afd_tf.artifacts.manifest import (
     ENCODED,
@@ -16,9 +17,10 @@ from afd_tf.artifacts.manifest import (
     check_labels,
     read_manifest,
 )
+from afd_tf.artifacts.orientation import jpeg_orientation, png_orientation, upright
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
-from afd_tf.data import DatasetInfo
+from afd_tf.data import DatasetInfo, image_files
 from afd_tf.data.augment import central_crop
 from afd_tf.models import Peer
 
@@ -58,7 +60,8 @@ def write(peer: Peer, info: DatasetInfo, directory: Path, top_k: int) -> dict:
                          outputs; see `decode`
         features         image → features, float32 [B, h', w', c'], and logits
 
-    Images of neither one nor three channels have no `encoded`.
+    Images of neither one nor three channels have no `encoded`. An input of another
+    shape is refused with an InvalidArgumentError that names the right one.
 
     Args:
       peer: the network.
@@ -116,6 +119,15 @@ def _functions(peer: Peer, info: DatasetInfo, top_k: int) -> dict:
     """Returns the function of each signature."""
     images = tf.TensorSpec([None, *info.image_shape], tf.uint8, name="image")
     files = tf.TensorSpec([None], tf.string, name="image_bytes")
+    # Servers demand UTF-8.
+    class_names = tf.constant(
+        [name.encode("utf-8", "backslashreplace") for name in info.class_names]
+    )
+
+    # The shapes of these are no promise: a loaded SavedModel runs whatever it is
+    # given, and some kernels end the process over a wrong rank.
+    def checked(inputs, spec):
+        return tf.ensure_shape(inputs, spec.shape)
 
     # Called by all three signatures, so that the network is in the file once.
     @tf.function(input_signature=[images], autograph=False)
@@ -130,27 +142,27 @@ def _functions(peer: Peer, info: DatasetInfo, top_k: int) -> dict:
         return {
             "logits": logits,
             "probabilities": probabilities,
-            "classes": tf.gather(tf.constant(info.class_names), indices),
+            "classes": tf.gather(class_names, indices),
             "scores": scores,
         }
 
     @tf.function(input_signature=[images], autograph=False)
     def serving_default(image):
-        return answer(image)
+        return answer(checked(image, images))
 
     @tf.function(input_signature=[files], autograph=False)
     def encoded(image_bytes):
         return answer(
             tf.map_fn(
-                lambda content: decode(content, info.image_shape),
-                image_bytes,
+                lambda content: decode(content, info.image_shape, info.white_level),
+                checked(image_bytes, files),
                 fn_output_signature=tf.TensorSpec(info.image_shape, tf.uint8),
             )
         )
 
     @tf.function(input_signature=[images], autograph=False)
     def features(image):
-        maps, logits = network(image)
+        maps, logits = network(checked(image, images))
         return {"features": maps, "logits": logits}
 
     functions = {SIGNATURE: serving_default, FEATURES: features}
@@ -159,18 +171,24 @@ def _functions(peer: Peer, info: DatasetInfo, top_k: int) -> dict:
     return functions
 
 
-def decode(content: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+def decode(
+    content: tf.Tensor, image_shape: Sequence[int], white_level: float | None = None
+) -> tf.Tensor:
     """Decodes an image file and brings it to the model's size, within a graph.
 
-    The result is that of `afd_tf.data.image_files` with Pillow: transparent pixels are
-    laid over white, 16-bit values lose their lower half, grey is 0.299 red + 0.587
-    green + 0.114 blue, and the central square (of models with oblong images: the
-    largest centre of that ratio) is resized, bilinear and antialiased. A PNG of the
-    model's size gives exactly Pillow's pixels. A resized image differs from Pillow's,
-    which rounds between the two directions and computes in fixed point, by one level
-    of 255 at most, in a fifth of the pixels or fewer; that of a CMYK file by two.
+    The result is that of `afd_tf.data.image_files` with Pillow: the camera's
+    orientation is applied (of EXIF, else of XMP), transparent pixels are laid over
+    white, 16-bit values lose their lower half (but see `white_level`), grey is 0.299
+    red + 0.587 green + 0.114 blue, and the central square (of models with oblong
+    images: the largest centre of that ratio) is resized, bilinear and antialiased. A
+    PNG of the model's size gives exactly Pillow's pixels. A resized image differs from
+    Pillow's, which rounds between the two directions and computes in fixed point, by
+    one level of 255 at most, in a fifth of the pixels or fewer; that of a CMYK file by
+    two.
 
-    The only difference: the camera's orientation (EXIF) is not applied.
+    The only difference: an orientation is not found behind the first 100
+    segments or chunks of a file, nor in a PNG where ImageMagick has hidden it in a
+    compressed text ("Raw profile type exif").
 
     An image that claims more than `MAX_PIXELS` is refused before it is decoded, as
     is a file that is neither PNG nor JPEG. There is no limit on the number of images
@@ -180,6 +198,8 @@ def decode(content: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     Args:
       content: string scalar, the bytes of a file.
       image_shape: h, w and c of the model; c is 1 or 3.
+      white_level: the value of white in grey PNGs of 16 bits, of the data set; None is
+        65535.
 
     Returns:
       uint8 [h, w, c].
@@ -191,7 +211,12 @@ def decode(content: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG) & (
         tf.strings.length(content) > _PNG_HEAD
     )
-    image = tf.cond(is_png, lambda: _decode_png(content), lambda: _decode_jpeg(content))
+    image, orientation = tf.cond(
+        is_png,
+        lambda: (_decode_png(content, white_level), png_orientation(content)),
+        lambda: (_decode_jpeg(content), jpeg_orientation(content)),
+    )
+    image = upright(image, orientation)
     if image_shape[2] == 1:
         weighted = tf.cast(image, tf.int32) * tf.constant(_GREY_WEIGHTS)
         grey = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 0x8000) // 0x10000
@@ -201,17 +226,29 @@ def decode(content: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     )
 
 
-def _decode_png(content: tf.Tensor) -> tf.Tensor:
+def _decode_png(content: tf.Tensor, white_level: float | None) -> tf.Tensor:
     """Returns uint8 [h, w, 3] of a PNG, over white."""
     # Signature, length and name of the first chunk, then width and height, 4 bytes
-    # each, and the bits of a value.
+    # each, the bits of a value, and the kind of pixels.
     sizes = tf.io.decode_raw(
         tf.strings.substr(content, 16, 8), tf.int32, little_endian=False
     )
-    bits = tf.io.decode_raw(tf.strings.substr(content, 24, 1), tf.uint8)
     with tf.control_dependencies([_small_enough(sizes)]):
-        pixels = tf.io.decode_png(tf.identity(content), channels=4)
-    pixels = tf.cast(pixels, tf.int32)
+        content = tf.identity(content)
+    if white_level in (None, 65535):
+        return _decode_8_bits(content)
+    is_deep_grey = tf.equal(tf.strings.substr(content, 24, 2), b"\x10\x00")
+    return tf.cond(
+        is_deep_grey,
+        lambda: _decode_16_bits(content, white_level),
+        lambda: _decode_8_bits(content),
+    )
+
+
+def _decode_8_bits(content: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 [h, w, 3] of a PNG, over white; of 16 bits the upper half."""
+    bits = tf.io.decode_raw(tf.strings.substr(content, 24, 1), tf.uint8)
+    pixels = tf.cast(tf.io.decode_png(content, channels=4), tf.int32)
     colours, alpha = pixels[..., :3], pixels[..., 3:]
     # Where values have 1, 2 or 4 bits, TensorFlow adds an alpha of as few.
     most = tf.bitwise.left_shift(1, tf.minimum(tf.cast(bits, tf.int32), 8)) - 1
@@ -219,6 +256,15 @@ def _decode_png(content: tf.Tensor) -> tf.Tensor:
     # Pillow's fixed-point arithmetic, so that not even the rounding differs.
     blended = 128 * (colours * alpha + 255 * (255 - alpha) + 128)
     return tf.cast((blended + blended // 256) // 32768, tf.uint8)
+
+
+def _decode_16_bits(content: tf.Tensor, white_level: float) -> tf.Tensor:
+    """Returns uint8 [h, w, 3] of a grey PNG of 16 bits."""
+    # All values there are, as the training read them.
+    values = Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256))
+    table = np.asarray(image_files.flatten(values, white_level)).reshape(-1)
+    pixels = tf.io.decode_png(content, channels=1, dtype=tf.uint16)
+    return tf.repeat(tf.gather(tf.constant(table), tf.cast(pixels, tf.int32)), 3, -1)
 
 
 def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from afd_tf.artifacts.diagnosis import found_at
 from afd_tf.artifacts.manifest import FEATURES, SIGNATURE
 from afd_tf.artifacts.peer_choice import choose_peer
 from afd_tf.artifacts.saved_model import open_saved_model
 from afd_tf.base.errors import UserError
+from afd_tf.base.paths import expanded
 from afd_tf.data import DatasetInfo
 from afd_tf.distill.offline_distillation import Teacher, teacher_paths_from_flags
 from afd_tf.models import Peer, PeerOutput
@@ -84,12 +86,18 @@ def load_teacher(
       UserError: it is neither, there is no such peer, or it was trained on other
         images or classes.
     """
+    path = expanded(path)
     teacher: Peer | SavedModelTeacher
-    if (Path(path) / "saved_model.pb").is_file():
-        teacher = SavedModelTeacher(Path(path))
+    if (path / "saved_model.pb").is_file():
+        teacher = SavedModelTeacher(path)
         known = teacher.info
+    elif not (path / "flags.cfg").is_file():
+        raise UserError(
+            f"the teacher {path} is no run directory and no SavedModel. "
+            f"{found_at(path)}"
+        )
     else:
-        peers, known = load_peers(Path(path))
+        peers, known = load_peers(path)
         teacher = peers[_chosen_or_largest(peers, peer)]
         teacher.trainable = False
     for compared, own, expected in (

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import os
 import re
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from afd_tf.artifacts.manifest import LABELS, MANIFEST, SIGNATURE
+from afd_tf.artifacts.manifest import LABELS, MANIFEST, SIGNATURE, labels_text
 from afd_tf.artifacts.quantization import (
     MIN_DYNAMIC_KERNEL,
     bias_corrected,
@@ -28,6 +27,7 @@ from afd_tf.artifacts.quantization import (
 )
 from afd_tf.artifacts.saved_model import Weights
 from afd_tf.base.errors import UserError
+from afd_tf.base.json_text import json_text
 from afd_tf.models import Peer
 
 # How numbers are stored → the note about it in the manifest.
@@ -108,8 +108,8 @@ def write(
     }
     with zipfile.ZipFile(archive, "w") as file:
         for name, text in (
-            (LABELS, "".join(f"{n}\n" for n in description["dataset"]["class_names"])),
-            (MANIFEST, json.dumps(inside, ensure_ascii=False)),
+            (LABELS, labels_text(description["dataset"]["class_names"])),
+            (MANIFEST, json_text(inside)),
         ):
             # A ZipInfo without a date: the same model always gives the same bytes.
             file.writestr(zipfile.ZipInfo(name), text)

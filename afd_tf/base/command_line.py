@@ -4,13 +4,22 @@ import contextlib
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 
 from afd_tf.base.errors import UserError, nearest
 from afd_tf.base.flag_files import expand_flag_files
+
+_INTERRUPTED = 130
+# What a shell reports of a program that SIGPIPE ended.
+_BROKEN_PIPE = 141
+
+# The copy of stderr for Ctrl-C while a command imports; empty at other times.
+_IMPORTING: list[int] = []
 
 
 def prepare_environment(training: bool = False) -> None:
@@ -22,6 +31,7 @@ def prepare_environment(training: bool = False) -> None:
       training: switches oneDNN's kernels on, which halve the time of a training step
         on CPUs where TensorFlow leaves them off, but slow single images down.
     """
+    _quit_on_interrupt()
     if training:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Without a GPU, TensorFlow reports at level "error" that it found none.
@@ -29,6 +39,27 @@ def prepare_environment(training: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
     with _silenced_stderr():
         importlib.import_module("tensorflow")
+
+
+def _quit_on_interrupt() -> None:
+    """Makes Ctrl-C end a command in one line while it is still importing.
+
+    An exception would end in a traceback, or in an error of the import that it hit.
+    """
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    is_command = main and Path(main).absolute().parent == Path(__file__).parents[1]
+    # `train` listens already, to save first.
+    if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # stderr itself is silenced while TensorFlow is imported.
+        stderr = os.dup(2)
+
+        def quit_now(*_: object) -> None:
+            with contextlib.suppress(OSError):
+                os.write(stderr, b"interrupted.\n")
+            os._exit(_INTERRUPTED)
+
+        signal.signal(signal.SIGINT, quit_now)
+        _IMPORTING.append(stderr)
 
 
 @contextlib.contextmanager
@@ -39,7 +70,7 @@ def _silenced_stderr() -> Iterator[None]:
     """
     kept = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
+        with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
@@ -50,7 +81,8 @@ def _silenced_stderr() -> Iterator[None]:
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command; a user's mistake becomes one line on stderr.
 
-    Exit codes: 0 done, 1 a mistake of the user, 130 interrupted with Ctrl-C.
+    Exit codes: 0 done, 1 a mistake of the user, 130 interrupted with Ctrl-C, 141 nobody
+    reads standard output any more, as behind `| head`.
 
     Args:
       main: takes what is left of the command line when the flags are taken out, and
@@ -58,15 +90,63 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
 
     def guarded(argv: list[str]) -> int | None:
-        try:
-            return main(argv)
-        except UserError as error:
-            return _fail(error)
-        except KeyboardInterrupt:
-            print("interrupted.", file=sys.stderr)
-            return 130
+        return _guarded(lambda: main(argv))
 
+    if _IMPORTING:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(_IMPORTING.pop())
     app.run(guarded, flags_parser=_parse)
+
+
+def _guarded(action: Callable[[], int | None]) -> int | None:
+    """Runs a part of a command; returns its exit code."""
+    code: int | None
+    try:
+        code = action()
+    except UserError as error:
+        code = _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        code = _INTERRUPTED
+    except OSError:
+        # An empty line tells whether this error is one of the output: Python without
+        # buffers has forgotten it.
+        failure = _silence_failing_output("\n")
+        if failure is None:
+            raise
+        return _code_of(failure)
+    # What cannot be written shows here, and not when Python ends.
+    failure = _silence_failing_output()
+    return code if failure is None else _code_of(failure)
+
+
+def _silence_failing_output(text: str = "") -> OSError | None:
+    """Drops all further output where none can be written, and returns the error.
+
+    Args:
+      text: what to try standard output with, after all that waits to be written.
+    """
+    failure = None
+    for stream, more in ((sys.stdout, text), (sys.stderr, "")):
+        try:
+            if stream is not None:
+                stream.write(more)
+                stream.flush()
+        except OSError as error:
+            failure = error
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+    return failure
+
+
+def _code_of(failure: OSError) -> int:
+    """Reports that the output could not be written; returns the exit code."""
+    if isinstance(failure, BrokenPipeError):
+        return _BROKEN_PIPE
+    return _fail(
+        f"cannot write to standard output: {failure.strerror}. Correct that, then give "
+        "the same command."
+    )
 
 
 def refuse_arguments(argv: list[str]) -> None:
@@ -83,13 +163,7 @@ def refuse_arguments(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     if "--help" in argv:
-        # absl's own help shows the flags of the command's module, or of all packages.
-        print(sys.modules["__main__"].__doc__)
-        modules = flags.FLAGS.flags_by_module_dict()
-        for module in sorted(modules, key=lambda name: (name != argv[0], name)):
-            if module == argv[0] or module.startswith("afd_tf."):
-                print(flags.FLAGS.module_help(module))
-        sys.exit(0)
+        sys.exit(_guarded(lambda: _print_help(argv[0])))
     try:
         rest = flags.FLAGS([argv[0], *expand_flag_files(argv[1:])])
         if flags.FLAGS["verbosity"].using_default_value:
@@ -102,6 +176,15 @@ def _parse(argv: list[str]) -> list[str]:
         choices = re.search(r"--\w+=(\S*): value should be one of <(.*)>", str(error))
         hint = nearest(choices[1], choices[2].split("|")) if choices else ""
         sys.exit(_fail(f"{error}.{hint} --help lists all flags."))
+
+
+def _print_help(command: str) -> None:
+    # absl's own help shows the flags of the command's module, or of all packages.
+    print(sys.modules["__main__"].__doc__)
+    modules = flags.FLAGS.flags_by_module_dict()
+    for module in sorted(modules, key=lambda name: (name != command, name)):
+        if module == command or module.startswith("afd_tf."):
+            print(flags.FLAGS.module_help(module))
 
 
 def _fail(message: object) -> int:

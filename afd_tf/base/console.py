@@ -1,8 +1,12 @@
 """Messages and progress bars on stderr."""
 
 import sys
+import unicodedata
 
 from tqdm import tqdm
+
+# Control characters, line and paragraph separators, and bytes that are not UTF-8.
+_NOT_PRINTED = ("Cc", "Zl", "Zp", "Cs")
 
 
 def say(message: str) -> None:
@@ -21,3 +25,23 @@ def progress(description: str, total: int, initial: int = 0) -> tqdm:
         leave=False,
         disable=None,
     )
+
+
+def one_line(name: str) -> str:
+    r"""Returns a name as it can stand in a line of a table or of a file.
+
+    Line breaks, other control characters and bytes that are not UTF-8 are escaped as
+    in Python, e.g. \n; so is a name of blanks alone, which readers take for no line.
+    """
+    if not name.strip():
+        return "".join(_escaped(letter) for letter in name)
+    return "".join(
+        _escaped(letter) if unicodedata.category(letter) in _NOT_PRINTED else letter
+        for letter in name
+    )
+
+
+def _escaped(letter: str) -> str:
+    if letter == " ":
+        return r"\x20"
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")

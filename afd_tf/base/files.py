@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,17 @@ from typing import BinaryIO
 from afd_tf.base.errors import UserError
 
 UNFINISHED = ".unfinished"
+
+# What can be done about an error of the system.
+_ADVICE = {
+    ("ENOSPC", "EDQUOT"): "free some space, then give the same command",
+    ("EACCES", "EPERM", "EROFS"): "correct the permission, or give another directory",
+    ("ENAMETOOLONG",): "give a shorter path",
+    ("ENOTDIR", "EEXIST", "EISDIR"): "a file or a directory of that name is in the "
+    "way: move it, or give another directory",
+    ("ELOOP",): "remove the link that leads to itself, or give another directory",
+}
+_OTHER_ADVICE = "correct that, then give the same command"
 
 
 @contextlib.contextmanager
@@ -59,8 +72,42 @@ def writing_to(directory: Path) -> Iterator[None]:
         )
         raise UserError(
             f"cannot write to {directory}: {reason}. Nothing that was there is lost: "
-            "free some space or correct the permission, then give the same command."
+            f"{_advice(reason)}."
         ) from error
+
+
+def check_writable(directory: Path) -> None:
+    """Tries whether a directory can be written to, and leaves no trace.
+
+    A command calls it before hours of work whose result is written there.
+
+    Args:
+      directory: where it is missing, that it can be created is what counts.
+
+    Raises:
+      UserError: no space, no permission, or a file is in the way.
+    """
+    with writing_to(directory):
+        place = directory
+        # `lexists`: a link that leads nowhere is in the way, too.
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            reason = f"{os.strerror(errno.ENOTDIR)}: {str(place)!r}"
+            raise NotADirectoryError(errno.ENOTDIR, reason)
+        trial = place / f".{uuid.uuid4().hex}{UNFINISHED}"
+        trial.mkdir()
+        trial.rmdir()
+
+
+def _advice(reason: str) -> str:
+    """Returns what to do about an error whose text is `reason`."""
+    for names, advice in _ADVICE.items():
+        # The names that this system knows.
+        codes = [getattr(errno, name) for name in names if hasattr(errno, name)]
+        if any(os.strerror(code) in reason for code in codes):
+            return advice
+    return _OTHER_ADVICE
 
 
 def _write_errors() -> tuple[type[Exception], ...]:

@@ -9,19 +9,33 @@ from pathlib import Path
 
 from absl import flags
 
+from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import operational
+from afd_tf.data import records
 from afd_tf.data.augment import AUGMENTATIONS, PADDINGS
+from afd_tf.data.cache import DEFAULT_GIGABYTES
 from afd_tf.data.dataset import Dataset, load
 from afd_tf.data.dataset_info import DatasetInfo
+from afd_tf.data.records import Record
+from afd_tf.data.sources import canonical_name
 
-__all__ = ["Dataset", "DatasetInfo", "from_flags", "from_flags_of_run", "load"]
+__all__ = [
+    "Dataset",
+    "DatasetInfo",
+    "canonical_name",
+    "from_flags",
+    "from_flags_of_run",
+    "load",
+    "records",
+]
 
 _DATASET = flags.DEFINE_string(
     "dataset",
     "digits",
     "The data set: a tensorflow-datasets name (cifar100, mnist, cifar10_1/v4), "
-    "folder:PATH (with PATH/train/<class>/*.png and PATH/test/<class>/*.png), or "
-    "digits (small, needs no network).",
+    "folder:PATH (with PATH/<class>/*.jpg, or PATH/train/<class>/*.jpg and "
+    "PATH/test/<class>/*.jpg), csv:PATH (a table with the columns image, label and "
+    "perhaps split), or digits (small, needs no network).",
 )
 _DATA_DIR = operational(
     flags.DEFINE_string(
@@ -64,6 +78,38 @@ _VALIDATION_EXAMPLES = flags.DEFINE_integer(
     "and the same images for every --seed.",
     lower_bound=0,
 )
+_TEST_FRACTION = flags.DEFINE_float(
+    "test_fraction",
+    0.2,
+    "Part of the images that is held out for the test, where a folder or table has no "
+    "test images. An image's side follows from a hash of its content.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_VALIDATION_FRACTION = flags.DEFINE_float(
+    "validation_fraction",
+    0.0,
+    "Part of the images that is held out for validation; in a folder or table an "
+    "image's side follows from a hash of its content.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_SKIP_BAD_IMAGES = operational(
+    flags.DEFINE_boolean(
+        "skip_bad_images",
+        False,
+        "Go on without the files of a folder or table that cannot be used.",
+    )
+)
+_CHANGED_DATA = operational(
+    flags.DEFINE_enum(
+        "changed_data",
+        "refuse",
+        ["refuse", "recorded"],
+        "Behaviour of a run that goes on where images were added: refuse, or go on "
+        "with the recorded images, those that it began with.",
+    )
+)
 _TRAIN_SPLIT = flags.DEFINE_string(
     "train_split", None, "Training split of a tfds data set, e.g. train[:80%]."
 )
@@ -78,20 +124,45 @@ _CACHE_DIR = operational(
         "$XDG_CACHE_HOME/afd_tf or ~/.cache/afd_tf.",
     )
 )
+_CACHE_GIGABYTES = operational(
+    flags.DEFINE_float(
+        "cache_gigabytes",
+        DEFAULT_GIGABYTES,
+        "Bound of the size of --cache_dir in 10^9 bytes: the files that were not used "
+        "for longest are removed, but none that the run uses.",
+        lower_bound=0.0,
+    )
+)
+_MEMORY_GIBIBYTES = operational(
+    flags.DEFINE_float(
+        "memory_gibibytes",
+        2.0,
+        "Size up to which the encoded images of a data set are kept in memory, in "
+        "2^30 bytes; those of a larger one are read from disk in every epoch.",
+        lower_bound=0.0,
+    )
+)
 
 
-def from_flags(*, expected: DatasetInfo | None = None) -> Dataset:
+def from_flags(
+    *,
+    expected: DatasetInfo | None = None,
+    recorded: Record | None = None,
+    changed_data: str | None = None,
+) -> Dataset:
     """Opens the data set that the flags of this module describe.
 
     Args:
       expected: see `load`.
+      recorded: see `load`.
+      changed_data: see `load`; None takes --changed_data.
 
     Raises:
       UserError: see `load`.
     """
     return load(
         _DATASET.value,
-        data_dir=_DATA_DIR.value,
+        data_dir=_expanded(_DATA_DIR.value),
         download=_DOWNLOAD.value,
         image_size=_IMAGE_SIZE.value,
         augment=_AUGMENT.value,
@@ -99,12 +170,25 @@ def from_flags(*, expected: DatasetInfo | None = None) -> Dataset:
         validation_examples=_VALIDATION_EXAMPLES.value,
         train_split=_TRAIN_SPLIT.value,
         test_split=_TEST_SPLIT.value,
-        cache_dir=_CACHE_DIR.value,
+        cache_dir=_expanded(_CACHE_DIR.value),
+        cache_gigabytes=_CACHE_GIGABYTES.value,
+        memory_gibibytes=_MEMORY_GIBIBYTES.value,
+        test_fraction=_TEST_FRACTION.value,
+        validation_fraction=_VALIDATION_FRACTION.value,
+        skip_bad_images=_SKIP_BAD_IMAGES.value,
         expected=expected,
+        recorded=recorded,
+        changed_data=changed_data or _CHANGED_DATA.value,
     )
 
 
-def from_flags_of_run(info: DatasetInfo, run_flags: Mapping[str, str]) -> Dataset:
+def _expanded(path: str | None) -> str | None:
+    return None if path is None else str(expanded(path))
+
+
+def from_flags_of_run(
+    info: DatasetInfo, run_flags: Mapping[str, str], recorded: Record | None = None
+) -> Dataset:
     """Opens the data set of a run or an artifact, as the run did.
 
     Flags on the command line come first, then those of the run, then defaults. For
@@ -113,6 +197,8 @@ def from_flags_of_run(info: DatasetInfo, run_flags: Mapping[str, str]) -> Datase
     Args:
       info: the data set that was trained on.
       run_flags: the flags of the run, as text by name.
+      recorded: the record of the run's images; of those, the ones that are still there
+        are used, each on its side.
 
     Raises:
       UserError: the data set is not available, or has other classes or images.
@@ -120,13 +206,17 @@ def from_flags_of_run(info: DatasetInfo, run_flags: Mapping[str, str]) -> Datase
     names = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__]]
     values = {name: run_flags.get(name) for name in names}
     is_given = not flags.FLAGS["dataset"].using_default_value
-    if is_given and _DATASET.value not in (info.name, run_flags.get("dataset")):
+    own = {canonical_name(name) for name in (info.name, run_flags.get("dataset", ""))}
+    if is_given and canonical_name(_DATASET.value) not in own:
         values = {"image_size": values["image_size"]}
+        recorded = None
     values["dataset"] = info.name
     for name, value in values.items():
         # The run may have been on another machine, with other directories.
-        missing = name.endswith("_dir") and value and not Path(value).is_dir()
+        missing = (
+            name.endswith("_dir") and value and not Path(value).expanduser().is_dir()
+        )
         if value is not None and not missing:
             # Leaves alone what the command line has set.
             flags.FLAGS.set_default(name, value)
-    return from_flags(expected=info)
+    return from_flags(expected=info, recorded=recorded, changed_data="available")

@@ -8,13 +8,17 @@ from absl import logging
 
 from afd_tf.base.errors import UserError
 from afd_tf.data.augment import check_padding, resolve_augmentation
-from afd_tf.data.cache import Cache
+from afd_tf.data.cache import DEFAULT_GIGABYTES, Cache
 from afd_tf.data.dataset_info import DatasetInfo
-from afd_tf.data.readers import MemoryReader, Reader
-from afd_tf.data.sampling import stratified_choice
+from afd_tf.data.readers import Reader
+from afd_tf.data.records import Record
 from afd_tf.data.sharding import Share
-from afd_tf.data.sources import Source, open_source
-from afd_tf.data.stream_reader import StreamReader
+from afd_tf.data.sources import Source, encoded_source, is_files, open_source
+from afd_tf.data.split_readers import (
+    decode_splits,
+    hold_out_validation,
+    stream_splits,
+)
 
 # Splits decoded to no more bytes than this are held in memory; larger ones are
 # streamed.
@@ -27,18 +31,39 @@ _STATISTICS_EXAMPLES = 20_000
 class Dataset:
     """Batches of labelled images.
 
+    Attributes:
+      record: which images there are and on which side each is (see `records`); None
+        for data sets that have no files of the user's.
+      skipped: the number of files that cannot be used and were left out.
+      leakage: the numbers of held-out images that are "copies" or "look_alikes" of
+        training images; None where they are not counted.
+
     Args:
       info: the description of the data set.
       splits: a reader of the images of each split.
+      source: gives the attributes.
     """
 
-    def __init__(self, info: DatasetInfo, splits: Mapping[str, Reader]):
+    def __init__(
+        self,
+        info: DatasetInfo,
+        splits: Mapping[str, Reader],
+        source: Source | None = None,
+    ):
         self.info = info
+        self.record: Record | None = getattr(source, "record", None)
+        self.skipped: int = getattr(source, "skipped", 0)
+        self.leakage: dict[str, int] | None = getattr(source, "leakage", None)
         self._splits = splits
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of batches in an epoch; the last one may be smaller."""
         return -(-self.info.examples["train"] // batch_size)
+
+    def class_counts(self, split: str = "train") -> list[int]:
+        """Counts the images of each class in a split; a stream is read for that."""
+        labels = self._splits[split].labels()
+        return np.bincount(labels, minlength=self.info.num_classes).tolist()
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert: starts faster
     def train_batches(
@@ -142,12 +167,19 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     cache_dir: str | None = None,
+    cache_gigabytes: float = DEFAULT_GIGABYTES,
+    memory_gibibytes: float = 2.0,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    skip_bad_images: bool = False,
     expected: DatasetInfo | None = None,
+    recorded: Record | None = None,
+    changed_data: str = "refuse",
 ) -> Dataset:
     """Opens a data set; a small one is decoded once and kept in `cache_dir`.
 
     Args:
-      name: a tfds name, "folder:PATH" or "digits".
+      name: a tfds name, "folder:PATH", "csv:PATH" or "digits".
       data_dir: the directory of prepared tfds data sets; None is the default of tfds.
       download: whether a tfds data set that is not prepared may be downloaded.
       image_size: height and width in pixels to which the central square of each image
@@ -159,14 +191,36 @@ def load(
       train_split: training split of a tfds data set, in the notation of tfds.
       test_split: test split of a tfds data set.
       cache_dir: the directory for decoded images; None is the user's cache.
+      cache_gigabytes: see `Cache`.
+      memory_gibibytes: encoded images of no more bytes are read once and kept in
+        memory; more are read whenever they are needed.
+      test_fraction: see `FolderSource`; for a folder or table without test images.
+      validation_fraction: the part of the training images to hold out for validation;
+        of a folder or table, it is chosen by content (see `splits`).
+      skip_bad_images: for a folder or table: goes on without files that cannot be used.
       expected: the info of the run or artifact that this data set is for; its mean,
         variance and augmentation are taken over.
+      recorded: the `record` of the run that this data set is for.
+      changed_data: one of `records.CHANGED_DATA`: what to do if it is another.
 
     Raises:
       UserError: the data set is unknown, cannot be prepared, is malformed, or does
         not fit to the expected one.
     """
-    cache = Cache(cache_dir)
+    if validation_examples and validation_fraction:
+        raise UserError(
+            "--validation_examples and --validation_fraction both hold out validation "
+            "images: give one of them."
+        )
+    cache = Cache(cache_dir, cache_gigabytes)
+    of_files = {
+        "test_fraction": test_fraction,
+        "validation_fraction": validation_fraction,
+        "skip_bad_images": skip_bad_images,
+        "white_level": expected.white_level if expected else None,
+        "recorded": recorded,
+        "changed_data": changed_data,
+    }
     source = open_source(
         name,
         data_dir=data_dir,
@@ -175,22 +229,35 @@ def load(
         train_split=train_split,
         test_split=test_split,
         cache=cache,
+        **(of_files if is_files(name) else {}),
     )
+    if validation_fraction and not is_files(name):
+        validation_examples = round(validation_fraction * source.counts["train"])
     if expected is not None:
-        _check_same_shape_and_classes(source, expected)
+        expected.check_compatible(source.name, source.image_shape, source.class_names)
         augment = expected.augment
     augment = resolve_augmentation(
         augment, name=source.name, image_shape=source.image_shape
     )
     check_padding(padding, augment=augment, image_shape=source.image_shape)
 
-    streamed = _largest_split_bytes(source) > MAX_IN_MEMORY_BYTES
-    if streamed:
-        splits = _stream_splits(source, augment=augment, padding=padding)
+    large = _largest_split_bytes(source) > MAX_IN_MEMORY_BYTES
+    # Each epoch's random crop is taken from the whole image, at its own resolution.
+    resized = augment == "imagenet" and image_size is not None
+    encoded = encoded_source(source, cache) if large or resized else None
+    if encoded is None:
+        splits = decode_splits(source, cache, augment=augment, padding=padding)
     else:
-        splits = _decode_splits(source, cache, augment=augment, padding=padding)
+        splits = stream_splits(
+            encoded,
+            augment=augment,
+            padding=padding,
+            memory_bytes=memory_gibibytes * (1 << 30),
+            # Smaller data sets are evaluated on whole images.
+            evaluation_fraction=None if large else 1.0,
+        )
     if validation_examples:
-        splits |= _hold_out_validation(
+        splits |= hold_out_validation(
             source, splits["train"], validation_examples, cache
         )
     if expected is not None:
@@ -198,7 +265,7 @@ def load(
     else:
         key = {
             "statistics": source.fingerprint("train"),
-            "streamed": augment if streamed else None,
+            "streamed": [augment, large] if encoded else None,
             "validation_examples": validation_examples,
         }
         mean, variance = cache.value(
@@ -216,7 +283,14 @@ def load(
         mean=tuple(mean),
         variance=tuple(variance),
         augment=augment,
+        white_level=getattr(source, "white_level", None),
     )
+    if expected is None and not any(variance):
+        raise UserError(
+            f"all pixels of the training images of {name} are the same "
+            f"({', '.join(f'{value:g}' for value in mean)}): look at the images; "
+            f"perhaps their values are not those of an image."
+        )
     logging.info(
         "%s: images of shape %s, %d classes, %s, augmentation %s",
         info.name,
@@ -225,80 +299,8 @@ def load(
         info.examples,
         info.augment,
     )
-    return Dataset(info, splits)
-
-
-def _check_same_shape_and_classes(source: Source, expected: DatasetInfo) -> None:
-    """Refuses a data set whose images or labels a model of another cannot take."""
-    if source.image_shape != tuple(expected.image_shape):
-        raise UserError(
-            f"{source.name} has images of shape {source.image_shape}, but "
-            f"{tuple(expected.image_shape)} is expected (from {expected.name}): pass "
-            f"the --dataset and --image_size of the training."
-        )
-    if source.class_names == tuple(expected.class_names):
-        return
-    if len(source.class_names) != expected.num_classes:
-        difference = f"{len(source.class_names)} classes, not {expected.num_classes}"
-    else:
-        pairs = zip(source.class_names, expected.class_names, strict=True)
-        label, (given, wanted) = next(
-            (label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]
-        )
-        difference = f"class {label} called {given!r}, not {wanted!r}"
-    raise UserError(
-        f"{source.name} is not the data set expected ({expected.name}): it has "
-        f"{difference}. Pass a --dataset with the classes of the training."
-    )
+    return Dataset(info, splits, source)
 
 
 def _largest_split_bytes(source: Source) -> int:
     return max(source.counts.values()) * int(np.prod(source.image_shape))
-
-
-def _stream_splits(source: Source, *, augment: str, padding: str) -> dict[str, Reader]:
-    """Returns readers that decode images whenever they are needed."""
-    return {
-        split: StreamReader(source, split, augment=augment, padding=padding)
-        for split in source.counts
-    }
-
-
-def _decode_splits(
-    source: Source, cache: Cache, *, augment: str, padding: str
-) -> dict[str, Reader]:
-    """Returns readers of images that are decoded now, or were in an earlier run."""
-    splits = {}
-    for split in source.counts:
-        images, labels = cache.images(
-            {"images": source.fingerprint(split)},
-            lambda split=split: source.read(split),
-        )
-        splits[split] = MemoryReader(images, labels, augment=augment, padding=padding)
-    return splits
-
-
-def _hold_out_validation(
-    source: Source, train: Reader, count: int, cache: Cache
-) -> dict[str, Reader]:
-    """Divides the training images; returns readers for "train" and "validation"."""
-    if "validation" in source.counts:
-        raise UserError(
-            f"{source.name} has a validation split of its own "
-            f"({source.counts['validation']} images): leave --validation_examples "
-            f"away."
-        )
-    # To collect its labels, a stream has to be read to its end: once is enough.
-    labels = cache.value(
-        {"labels": source.fingerprint("train")}, lambda: train.labels().tolist()
-    )
-    labels = np.array(labels, np.int32)
-    held_out = stratified_choice(labels, min(count, len(labels)), seed=0)
-    kept = np.setdiff1d(np.arange(len(labels)), held_out)
-    if set(labels[kept]) != set(labels):
-        raise UserError(
-            f"--validation_examples={count} is too many: {source.name} has "
-            f"{len(labels)} training images in {len(source.class_names)} classes, "
-            f"and each class must keep some."
-        )
-    return {"train": train.select(kept), "validation": train.select(held_out)}

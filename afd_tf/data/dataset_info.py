@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from afd_tf.base.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
@@ -17,6 +19,8 @@ class DatasetInfo:
       mean: of the raw training pixels 0..255, one per channel.
       variance: of the raw training pixels, one per channel.
       augment: "none", "cifar" or "imagenet".
+      white_level: the value of white in image files of more than 8 bits, as the data
+        set has them; None where it has none, or they say it themselves.
     """
 
     name: str
@@ -26,6 +30,7 @@ class DatasetInfo:
     mean: tuple[float, ...]
     variance: tuple[float, ...]
     augment: str
+    white_level: float | None = None
 
     @property
     def num_classes(self) -> int:
@@ -34,7 +39,7 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dictionary, from which `from_json` makes an equal info."""
-        return {
+        values = {
             "name": self.name,
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
@@ -43,6 +48,9 @@ class DatasetInfo:
             "variance": list(self.variance),
             "augment": self.augment,
         }
+        if self.white_level is not None:
+            values["white_level"] = self.white_level
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DatasetInfo":
@@ -55,4 +63,39 @@ class DatasetInfo:
             mean=tuple(values["mean"]),
             variance=tuple(values["variance"]),
             augment=values["augment"],
+            white_level=values.get("white_level"),
+        )
+
+    def check_compatible(
+        self, name: str, image_shape: tuple[int, int, int], class_names: tuple[str, ...]
+    ) -> None:
+        """Refuses a data set whose images or labels a model of this one cannot take.
+
+        Args:
+          name: of the other data set.
+          image_shape: of its images.
+          class_names: of its labels.
+
+        Raises:
+          UserError: the shapes or the classes differ.
+        """
+        if image_shape != tuple(self.image_shape):
+            raise UserError(
+                f"{name} has images of shape {image_shape}, but "
+                f"{tuple(self.image_shape)} is expected (from {self.name}): pass the "
+                f"--dataset and --image_size of the training."
+            )
+        if class_names == tuple(self.class_names):
+            return
+        if len(class_names) != self.num_classes:
+            difference = f"{len(class_names)} classes, not {self.num_classes}"
+        else:
+            pairs = zip(class_names, self.class_names, strict=True)
+            label, (given, wanted) = next(
+                (label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]
+            )
+            difference = f"class {label} called {given!r}, not {wanted!r}"
+        raise UserError(
+            f"{name} is not the data set expected ({self.name}): it has {difference}. "
+            f"Pass a --dataset with the classes of the training."
         )

@@ -1,84 +1,151 @@
-"""A folder of images: `train|test|val/<class>/*.png|jpg|...`."""
+"""Images in files: a folder with a folder for each class, or a table of images."""
 
-import concurrent.futures
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
+from afd_tf.base.console import one_line, say
 from afd_tf.base.errors import UserError
-from afd_tf.data import image_files
+from afd_tf.data import duplicates, image_files, records
 from afd_tf.data.cache import Cache
-from afd_tf.data.sampling import permutation
-
-# Files that Windows puts beside images.
-_IGNORED_FILES = ("thumbs.db", "desktop.ini")
-_THREADS = os.cpu_count() or 1
+from afd_tf.data.encoded_files import EncodedFiles
+from afd_tf.data.folder_layout import Listing
+from afd_tf.data.folder_scan import report_problems, scan
+from afd_tf.data.image_file import ImageFile
+from afd_tf.data.names import comparable
+from afd_tf.data.records import Placed, Record
+from afd_tf.data.splits import choose_sides
+from afd_tf.data.threads import map_in_threads
 
 
 class FolderSource:
-    """Images in one folder per class (the ImageFolder layout).
+    """Labelled images in files.
 
-    Classes are the sorted folder names of `train`. Without a `test` folder, `val`
-    is the test split; beside one, it is the validation split. Hidden files are
-    ignored, every other file must be an image. The images are grey if all files are.
+    All files are read once, before the training starts, and broken ones are found.
+    Images without a split are divided by their content (see `splits`); the images are
+    grey if all files are.
+
+    Attributes:
+      root: the folder that paths are relative to.
+      white_level: the value of white in files of more than 8 bits, if there are some.
+      record: the images and their sides, for the run directory (see `records`).
+      skipped: the number of files that cannot be used.
+      leakage: held-out images that are like training images: "copies", "look_alikes".
 
     Args:
-      path: the folder that holds `train` and `test` or `val`.
+      listing: the files; `list_folder` or `list_csv` make it.
       image_size: height and width in pixels to crop and resize to; None keeps the
         size, which all images must share.
-      cache: keeps the sizes found in the files.
+      cache: keeps the facts about the files.
+      test_fraction: the part of the images that is the test side, where the data set
+        has no test split.
+      validation_fraction: the part that is the validation side.
+      skip_bad_images: goes on without files that cannot be used.
+      white_level: that of the run's data set; None finds it in the files.
+      recorded: the record of the run that this data set is for.
+      changed_data: one of `records.CHANGED_DATA`.
 
     Raises:
-      UserError: the folder has another layout, or a file is no image.
+      UserError: a file cannot be used, or there are too few images.
     """
 
-    def __init__(self, path: str, *, image_size: int | None, cache: Cache):
-        self.name = f"folder:{path}"
-        self._path = path
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        image_size: int | None,
+        cache: Cache,
+        test_fraction: float = 0.2,
+        validation_fraction: float = 0.0,
+        skip_bad_images: bool = False,
+        white_level: float | None = None,
+        recorded: Record | None = None,
+        changed_data: str = "refuse",
+    ):
+        self.name = listing.name
+        self.root = listing.root
+        self.class_names = listing.class_names
         self._image_size = image_size
-        if not os.path.isdir(path):
-            raise UserError(
-                f"there is no directory {path}: give an existing one as "
-                f"--dataset=folder:PATH."
-            )
-        folders = _split_folders(path)
-        self.class_names = tuple(_subfolders(os.path.join(path, folders["train"])))
-        if len(self.class_names) < 2:
-            raise UserError(
-                f"{path}/{folders['train']} must hold one folder per class, at least "
-                f"two; it holds {len(self.class_names)}."
-            )
-        self._files = {
-            split: self._list_files(folder) for split, folder in folders.items()
-        }
-        self.counts = {split: len(files) for split, files in self._files.items()}
-        # Only the heads of the files are read here: anything broken behind them shows
-        # when the image is decoded.
-        found = cache.value(
-            {"scan": [self.fingerprint(split) for split in folders]}, self._scan
+        self._check_class_names()
+        paths = [file.path for file in listing.files]
+        facts, problems = scan(self.root, paths, cache)
+        problems = [*listing.problems, *problems]
+        self.skipped = len(problems)
+        report_problems(
+            problems,
+            # What became of other files than the run's is no obstacle to evaluate it.
+            skip=skip_bad_images or (bool(recorded) and changed_data == "available"),
+            name=self.name,
+            root=self.root,
+            cache=cache,
         )
+        given = [
+            (facts[file.path]._replace(label=file.label), file.split or "")
+            for file in listing.files
+            if file.path in facts
+        ]
+        splits = {file.split for file in listing.files}
+        if "test" not in splits:
+            # To be divided, here or in the run: each image once.
+            once = duplicates.without_copies([image for image, _ in given], self.name)
+            given = [(image, "") for image in once]
+        if recorded is not None:
+            placed = records.apply(
+                recorded,
+                given,
+                self.class_names,
+                changed_data=changed_data,
+                name=one_line(self.name),
+            )
+        else:
+            placed = self._divide(given, splits, test_fraction, validation_fraction)
+        self._files: dict[str, list[ImageFile]] = {}
+        for side in ("train", "test", "validation"):
+            images = [image for image, other in placed if other == side]
+            if images or side != "validation":
+                self._files[side] = images
+        self.counts = {side: len(images) for side, images in self._files.items()}
+        self._check_counts()
+        self.record = records.make(placed, self.class_names)
+        self.leakage = duplicates.say_leakage(placed, name=self.name, cache=cache)
+        images = [image for image, _ in placed]
         height, width = (
             (image_size, image_size)
             if image_size is not None
-            else image_files.common_size(map(tuple, found["sizes"]), self.name)
+            else image_files.common_size(
+                ((image.height, image.width) for image in images), one_line(self.name)
+            )
         )
-        self.image_shape = (height, width, found["channels"])
+        self.image_shape = (height, width, max(image.channels for image in images))
+        self.white_level = white_level or self._find_white_level(images)
+
+    def files(self, split: str) -> Sequence[ImageFile]:
+        """Returns the facts about the images of a split, in order."""
+        return self._files[split]
+
+    def encoded_source(self, cache: Cache) -> EncodedFiles:
+        """Returns the images as they are stored; `cache` takes converted files."""
+        return EncodedFiles(
+            self.root,
+            self._files,
+            image_shape=self.image_shape,
+            cache=cache,
+            white_level=self.white_level,
+        )
+
+    def path(self, file: ImageFile) -> str:
+        """Returns where a file is."""
+        return os.path.join(self.root, file.path)
 
     def fingerprint(self, split: str) -> dict[str, Any]:
-        """See `Source`."""
+        """See `Source`; it depends on what files hold, not on where they are."""
         return {
-            "source": self.name,
-            "split": split,
             "image_size": self._image_size,
-            "class_names": self.class_names,
-            "files": [
-                [name, label, size, modified]
-                for name, label, size, modified in self._files[split]
-            ],
+            "channels": self.image_shape[2],
+            "white_level": self.white_level,
+            "files": [[file.sha256, file.label] for file in self._files[split]],
         }
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,134 +153,103 @@ class FolderSource:
         images = np.empty([self.counts[split], *self.image_shape], np.uint8)
 
         def read_one(index: int) -> None:
-            path = os.path.join(self._path, self._files[split][index][0])
+            file = self._files[split][index]
             image = image_files.read_image(
-                path, channels=self.image_shape[2], image_size=self._image_size
+                self.path(file),
+                channels=self.image_shape[2],
+                image_size=self._image_size,
+                white_level=self.white_level,
             )
             if image.shape != self.image_shape:
                 raise UserError(
-                    f"{path} has changed while it was being read: start again."
+                    f"{one_line(self.path(file))} has changed while it was being "
+                    f"read: start again."
                 )
             images[index] = image
 
-        with concurrent.futures.ThreadPoolExecutor(_THREADS) as executor:
-            for _ in executor.map(read_one, range(len(images))):
-                pass
+        for _ in map_in_threads(read_one, range(len(images))):
+            pass
         return images, self.labels(split)
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source`."""
-        return np.array([label for _, label, _, _ in self._files[split]], np.int32)
+        return np.array([file.label for file in self._files[split]], np.int32)
 
-    def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
-    ) -> tf.data.Dataset:
-        """See `Source`; an undecoded image is its path, so any order costs the same."""
-        paths = tf.constant(
-            [os.path.join(self._path, file[0]) for file in self._files[split]]
-        )
-        labels = tf.constant(self.labels(split))
-        order = tf.constant(indices)
-        if shuffle_seed is not None:
-            order = tf.gather(order, permutation(len(indices), shuffle_seed))
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda index: (tf.gather(paths, index), tf.gather(labels, index))
-        )
-
-    def decode(self, undecoded: tf.Tensor) -> tf.Tensor:
-        """See `Source`."""
-        channels = self.image_shape[2]
-        image = tf.numpy_function(
-            lambda path: image_files.read_image(path.decode(), channels=channels),
-            [undecoded],
-            tf.uint8,
-        )
-        return tf.ensure_shape(image, [None, None, channels])
-
-    def _list_files(self, folder: str) -> list[tuple[str, int, int, int]]:
-        """Returns (path, label, bytes, time of change in ns) of each file, sorted.
-
-        The paths are relative to the data set's folder.
-        """
-        root = os.path.join(self._path, folder)
-        unknown = sorted(set(_subfolders(root)) - set(self.class_names))
-        if unknown:
-            raise UserError(
-                f"{root} holds the class {unknown[0]!r}, which the training images "
-                f"lack: add training images of it, or remove it."
-            )
-        files = []
-        for label, class_name in enumerate(self.class_names):
-            class_folder = os.path.join(root, class_name)
-            found = sorted(_files(class_folder)) if os.path.isdir(class_folder) else []
-            if not found and (folder == "train" or os.path.isdir(class_folder)):
+    def _check_class_names(self) -> None:
+        seen: dict[str, int] = {}
+        for label, name in enumerate(self.class_names):
+            if seen.setdefault(comparable(name), label) != label:
                 raise UserError(
-                    f"the class folder {class_folder} is empty: put images into it, or "
-                    f"remove it."
+                    f"{one_line(self.name)} has two classes called {name!r}: give "
+                    f"one of them another name."
                 )
-            for entry, status in found:
-                name = os.path.join(folder, class_name, entry)
-                files.append((name, label, status.st_size, status.st_mtime_ns))
-        if not files:
-            raise UserError(f"{root} holds no images: expected {root}/<class>/*.png.")
-        return files
 
-    def _scan(self) -> dict[str, Any]:
-        """Reads the head of every file for the sizes and the channels of the images."""
-        names = [file[0] for files in self._files.values() for file in files]
-        with concurrent.futures.ThreadPoolExecutor(_THREADS) as executor:
-            shapes = list(
-                executor.map(
-                    lambda name: image_files.upright_shape(
-                        os.path.join(self._path, name)
-                    ),
-                    names,
-                )
+    def _divide(
+        self,
+        given: list[Placed],
+        splits: set[str | None],
+        test_fraction: float,
+        validation_fraction: float,
+    ) -> list[Placed]:
+        """Returns the images with sides, of which the data set may give `splits`."""
+        if "validation" in splits and validation_fraction:
+            raise UserError(
+                f"{one_line(self.name)} has a validation split of its own: leave "
+                f"--validation_fraction away."
             )
-        return {
-            "sizes": sorted({shape[:2] for shape in shapes}),
-            "channels": max(shape[2] for shape in shapes),
-        }
-
-
-def _split_folders(path: str) -> dict[str, str]:
-    """Returns the folder of each split."""
-    present = [
-        name
-        for name in ("train", "test", "val")
-        if os.path.isdir(os.path.join(path, name))
-    ]
-    if "train" not in present:
-        raise UserError(
-            f"{path} has no folder 'train'; expected train/<class>/*.png and "
-            f"test/<class>/*.png."
+        open_images = [image for image, split in given if split in ("", "train")]
+        missing = set(range(len(self.class_names))) - {i.label for i in open_images}
+        if missing:
+            raise UserError(
+                f"{one_line(self.name)} has no training image of the class "
+                f"{self.class_names[min(missing)]!r} left: add some, or remove it."
+            )
+        if "test" in splits:
+            test_fraction = 0.0
+        elif not 0 < test_fraction < 1:
+            raise UserError(
+                f"--test_fraction={test_fraction:g} leaves {one_line(self.name)} "
+                f"without test images: give a number between 0 and 1."
+            )
+        if not (test_fraction or validation_fraction):
+            return given
+        unique = {image.sha256: image.label for image in open_images}
+        sides = choose_sides(
+            list(unique),
+            list(unique.values()),
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            name=one_line(self.name),
         )
-    if "test" in present:
-        folders = {"train": "train", "test": "test"}
-        return folders | ({"validation": "val"} if "val" in present else {})
-    if "val" in present:
-        logging.info("%s has no folder 'test': 'val' is the test split", path)
-        return {"train": "train", "test": "val"}
-    raise UserError(
-        f"{path} has neither a folder 'test' nor a folder 'val': expected "
-        f"test/<class>/*.png."
-    )
-
-
-def _subfolders(path: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted, without hidden ones."""
-    with os.scandir(path) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
+        by_hash = dict(zip(unique, sides, strict=True))
+        placed = [
+            (image, by_hash[image.sha256] if split in ("", "train") else split)
+            for image, split in given
+        ]
+        counts = ", ".join(
+            f"{sum(side == name for _, side in placed)} {name}"
+            for name in dict.fromkeys(("train", *sorted(set(sides))))
         )
+        say(f"{one_line(self.name)} is divided by the images' content: {counts}.")
+        return placed
 
+    def _check_counts(self) -> None:
+        for side, count in self.counts.items():
+            if not count:
+                raise UserError(
+                    f"{one_line(self.name)} holds no images of the split {side!r}: "
+                    f"put some there."
+                )
 
-def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yields name and status of the files in a folder, without ignored ones."""
-    with os.scandir(path) as entries:
-        for entry in entries:
-            hidden = entry.name.startswith(".") or entry.name.lower() in _IGNORED_FILES
-            if not hidden:
-                yield entry.name, entry.stat()
+    def _find_white_level(self, images: Sequence[ImageFile]) -> float | None:
+        """Returns the smallest usual level of the whole data set, and says it."""
+        deep = [image for image in images if image.largest_value]
+        if not deep or len({image.is_float for image in deep}) > 1:
+            return None
+        largest = max(image.largest_value for image in deep)
+        level = image_files.smallest_white_level(largest, is_float=deep[0].is_float)
+        say(
+            f"{one_line(self.name)}: {len(deep)} images have more than 8 bits per "
+            f"channel; their values 0..{level:g} become 0..255."
+        )
+        return level

@@ -1,17 +1,20 @@
-"""Sources of labelled images: `digits`, `folder:PATH` or any tfds name."""
+"""Sources of labelled images: `digits`, `folder:PATH`, `csv:PATH` or a tfds name."""
 
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from afd_tf.base.errors import UserError
+from afd_tf.base.paths import expanded
 from afd_tf.data.cache import Cache
 from afd_tf.data.digits_source import DigitsSource
+from afd_tf.data.encoded_memory import EncodedSource
 
+# The prefixes of data sets that are files of the user's.
 FOLDER_PREFIX = "folder:"
+CSV_PREFIX = "csv:"
 
 
 class Source(Protocol):
@@ -45,26 +48,49 @@ class Source(Protocol):
     def labels(self, split: str) -> np.ndarray:
         """Returns the labels of a split, int32 [n], without decoding the images."""
 
-    def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
-    ) -> tf.data.Dataset:
-        """Returns the images at `indices` of a split, not decoded yet.
 
-        Args:
-          split: the name of the split.
-          indices: positions in the split, int64 [n], sorted.
-          shuffle_seed: int64 [2], determines the order; None keeps it.
+def encoded_source(source: Source, cache: Cache) -> EncodedSource | None:
+    """Returns the images of a source as they are stored; None where they have no files.
 
-        Returns:
-          elements (a scalar for `decode`, int32 label).
-        """
+    Args:
+      source: from `open_source`.
+      cache: takes copies of files that TensorFlow cannot decode.
 
-    def decode(self, undecoded: tf.Tensor) -> tf.Tensor:
-        """Decodes one image of `examples`.
+    Raises:
+      UserError: a file is broken.
+    """
+    if isinstance(source, DigitsSource):
+        return None
+    if hasattr(source, "encoded_source"):
+        return source.encoded_source(cache)
+    return source  # a `TfdsSource` is both
 
-        Returns:
-          uint8 [h, w, c], in the image's own height and width.
-        """
+
+def canonical_name(name: str) -> str:
+    """Returns the one form of the names of a data set.
+
+    "folder:~/x", "folder:x/" and "folder:./x" all are "folder:" and the absolute path.
+
+    Args:
+      name: as given to --dataset.
+    """
+    prefix, path = _divide(name)
+    if not prefix or not path:
+        return name
+    return prefix + os.path.abspath(os.path.expanduser(path))
+
+
+def is_files(name: str) -> bool:
+    """Returns whether a data set is a folder or a table of images."""
+    return bool(_divide(name)[0])
+
+
+def _divide(name: str) -> tuple[str, str]:
+    """Returns prefix and path; no prefix for other names."""
+    for prefix in (FOLDER_PREFIX, CSV_PREFIX):
+        if name.lower().startswith(prefix):
+            return prefix, name[len(prefix) :]
+    return "", name
 
 
 def open_source(
@@ -76,42 +102,66 @@ def open_source(
     train_split: str | None,
     test_split: str | None,
     cache: Cache,
+    **of_files: Any,
 ) -> Source:
     """Opens the source that `name` stands for.
 
     Args:
-      name: see `load`, as are all arguments but the last.
+      name: see `load`, as are all arguments but the last two.
       data_dir: for tfds names.
       download: for tfds names.
       image_size: for all.
       train_split: for tfds names.
       test_split: for tfds names.
       cache: keeps facts about the files between runs.
+      **of_files: further arguments of `FolderSource`, for folders and tables.
 
     Raises:
       UserError: there is no such data set, or it cannot be used.
     """
-    own_splits = name == "digits" or name.startswith(FOLDER_PREFIX)
-    if own_splits and (train_split or test_split):
+    if (name == "digits" or is_files(name)) and (train_split or test_split):
         raise UserError(
             f"--train_split and --test_split are for tfds names; {name} has splits of "
             f"its own: leave them out."
         )
     if name == "digits":
         return DigitsSource(image_size=image_size)
-    if name.startswith(FOLDER_PREFIX):
+    if is_files(name):
+        from afd_tf.data.csv_table import list_csv
+        from afd_tf.data.folder_layout import list_folder
         from afd_tf.data.folder_source import FolderSource
 
-        path = os.path.abspath(os.path.expanduser(name.removeprefix(FOLDER_PREFIX)))
-        return FolderSource(path, image_size=image_size, cache=cache)
+        prefix, path = _divide(name)
+        if not path:
+            raise UserError(
+                f"--dataset={name} lacks the path: give --dataset={prefix}PATH."
+            )
+        path = os.path.abspath(expanded(path))
+        listing = list_folder(path) if prefix == FOLDER_PREFIX else list_csv(path)
+        return FolderSource(listing, image_size=image_size, cache=cache, **of_files)
     from afd_tf.data.tfds_source import TfdsSource
 
-    return TfdsSource(
-        name,
-        data_dir=data_dir,
-        download=download,
-        image_size=image_size,
-        train_split=train_split,
-        test_split=test_split,
-        cache=cache,
-    )
+    try:
+        return TfdsSource(
+            name,
+            data_dir=data_dir and str(expanded(data_dir)),
+            download=download,
+            image_size=image_size,
+            train_split=train_split,
+            test_split=test_split,
+            cache=cache,
+        )
+    except UserError as error:
+        path = os.path.expanduser(name)
+        if os.path.isdir(path):
+            raise UserError(
+                f"{name!r} is a folder: give --dataset={FOLDER_PREFIX}{name} to use "
+                f"its images. (As the name of a tfds data set: {error})"
+            ) from error
+        if os.path.isfile(path):
+            raise UserError(
+                f"{name!r} is a file: give --dataset={CSV_PREFIX}{name} for a table of "
+                f"images, or --dataset={FOLDER_PREFIX}PATH for a folder of them. (As "
+                f"the name of a tfds data set: {error})"
+            ) from error
+        raise

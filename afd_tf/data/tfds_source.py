@@ -3,8 +3,8 @@
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from absl import logging
 from afd_tf.base.errors import UserError
 from afd_tf.data.augment import central_crop
 from afd_tf.data.cache import Cache
+from afd_tf.data.decoding import EncodedImage, decode_upright
 from afd_tf.data.image_files import common_size
 from afd_tf.data.sampling import permutation
 from afd_tf.data.tfds_download import one_line
@@ -20,11 +21,27 @@ from afd_tf.data.tfds_download import one_line
 # The number of images that are read to learn their size, if tfds does not know it.
 _EXAMINED = 1000
 
-# Of a shuffled stream: files read side by side, and undecoded images in the buffer.
+# Of a shuffled stream: files read side by side, and encoded images in the buffer.
 _PARALLEL_FILES = 16
 _SHUFFLE_BUFFER = 4096
 
 _READ_BATCH = 256
+
+
+class _Piece(NamedTuple):
+    """Consecutive records of a file.
+
+    Attributes:
+      name: of the file.
+      skip: the number of records before them in the file.
+      take: their number.
+      first: the position in the split of the first one.
+    """
+
+    name: tf.Tensor
+    skip: tf.Tensor
+    take: tf.Tensor
+    first: tf.Tensor
 
 
 class TfdsSource:
@@ -114,8 +131,8 @@ class TfdsSource:
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """See `Source`."""
 
-        def decode(undecoded, label):
-            image = self.decode(undecoded)
+        def decode(record):
+            image, label = self._decode(split, record)
             if self._image_size is not None:
                 image = central_crop(image, size=self.image_shape[:2])
             return tf.ensure_shape(image, self.image_shape), label
@@ -150,21 +167,70 @@ class TfdsSource:
         """See `Source`; reads all records once."""
         logging.info("reading the labels of %s %s", self.name, split)
         everything = np.arange(self.counts[split])
-        labels = self.examples(split, everything, None).map(lambda _, label: label)
+        records = self.examples(split, everything, None)
+        labels = records.map(lambda record: _parse(record)[1])
         return np.concatenate(list(labels.batch(1024).as_numpy_iterator()))
+
+    def encoded_bytes(self, split: str) -> int:
+        """See `EncodedSource`: all of the files that hold images of the split."""
+        files = {file for file, _, _ in self._metadata["splits"][split]["pieces"]}
+        return sum(size for file, size, _ in self._metadata["stamp"] if file in files)
+
+    def positions(
+        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+    ) -> tf.data.Dataset:
+        """See `EncodedSource`."""
+        return self._in_order(
+            split,
+            indices,
+            shuffle_seed,
+            lambda file: tf.data.Dataset.range(file.first, file.first + file.take),
+        )
 
     def examples(
         self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
     ) -> tf.data.Dataset:
-        """See `Source`.
+        """See `EncodedSource`; an unread image is its record.
 
         Shuffling takes the files in random order, reads several side by side, and
         mixes within a buffer.
         """
+        return self._in_order(
+            split,
+            indices,
+            shuffle_seed,
+            lambda file: (
+                tf.data.TFRecordDataset(file.name, buffer_size=1 << 20)
+                .skip(file.skip)
+                .take(file.take)
+            ),
+        )
+
+    def encoded(self, split: str, unread: tf.Tensor) -> tuple[EncodedImage, tf.Tensor]:
+        """See `EncodedSource`; as with tfds, images stay as they are stored."""
+        del split
+        contents, label = _parse(unread)
+        return EncodedImage(contents, tf.constant(1)), label
+
+    def _in_order(
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        read: Callable[["_Piece"], tf.data.Dataset],
+    ) -> tf.data.Dataset:
+        """Returns the elements at `indices` of a split, in the order of `examples`.
+
+        Args:
+          split: see `examples`.
+          indices: see `examples`.
+          shuffle_seed: see `examples`.
+          read: returns one element for each record of a piece.
+        """
         pieces = self._metadata["splits"][split]["pieces"]
         names, skips, takes = zip(*pieces, strict=True)
         firsts = np.cumsum(takes) - takes
-        files = (
+        files = _Piece(
             tf.constant(names),
             tf.constant(skips, tf.int64),
             tf.constant(takes, tf.int64),
@@ -172,44 +238,43 @@ class TfdsSource:
         )
         if shuffle_seed is not None:
             order = permutation(len(pieces), shuffle_seed)
-            files = tuple(tf.gather(column, order) for column in files)
+            files = _Piece(*(tf.gather(column, order) for column in files))
         complete = len(indices) == self.counts[split]
         chosen = np.zeros(self.counts[split], bool)
         chosen[indices] = True
         chosen = tf.constant(chosen)
 
-        def read_file(name, skip, take, first):
-            records = tf.data.TFRecordDataset(name, buffer_size=1 << 20)
-            records = records.skip(skip).take(take)
+        def read_file(*file: tf.Tensor) -> tf.data.Dataset:
+            file = _Piece(*file)
+            elements = read(file)
             if complete:
-                return records
+                return elements
             return (
-                records.enumerate(first)
+                elements.enumerate(file.first)
                 .filter(lambda index, _: tf.gather(chosen, index))
-                .map(lambda _, record: record)
+                .map(lambda _, element: element)
             )
 
-        records = tf.data.Dataset.from_tensor_slices(files)
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(files))
         if shuffle_seed is None:
-            records = records.flat_map(read_file)
-        else:
-            records = records.interleave(
-                read_file,
-                cycle_length=_PARALLEL_FILES,
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+            return dataset.flat_map(read_file)
+        dataset = dataset.interleave(
+            read_file,
+            cycle_length=_PARALLEL_FILES,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        with _without_global_seed():
+            return dataset.shuffle(
+                _SHUFFLE_BUFFER,
+                seed=tf.bitwise.bitwise_xor(shuffle_seed[0], shuffle_seed[1]),
+                reshuffle_each_iteration=False,
             )
-            with _without_global_seed():
-                records = records.shuffle(
-                    _SHUFFLE_BUFFER,
-                    seed=tf.bitwise.bitwise_xor(shuffle_seed[0], shuffle_seed[1]),
-                    reshuffle_each_iteration=False,
-                )
-        return records.map(_parse, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def decode(self, undecoded: tf.Tensor) -> tf.Tensor:
-        """See `Source`."""
-        return tf.io.decode_image(undecoded, self._channels, expand_animations=False)
+    def _decode(self, split: str, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a whole image, uint8 [h, w, c], and its label."""
+        image, label = self.encoded(split, record)
+        return decode_upright(image, channels=self._channels), label
 
     def _common_size(self) -> tuple[int, int]:
         """Returns height and width of the first images, which must have one size."""
@@ -217,7 +282,7 @@ class TfdsSource:
         sizes = (
             self.examples("train", everything, None)
             .take(_EXAMINED)
-            .map(lambda undecoded, _: tf.shape(self.decode(undecoded))[:2])
+            .map(lambda record: tf.shape(self._decode("train", record)[0])[:2])
         )
         what = f"{self.name} (its first {_EXAMINED:,} images)"
         found = {tuple(size.tolist()) for size in sizes.as_numpy_iterator()}

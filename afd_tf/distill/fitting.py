@@ -1,7 +1,7 @@
-"""The parts of `Method.fit` beside the training step: batches, means, the warm-up."""
+"""`fit` and `evaluate` of Keras for a method: batches, means, the warm-up."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,18 +10,6 @@ from afd_tf.base.errors import UserError
 from afd_tf.data import Dataset
 
 _EVALUATION_BATCH = 256
-
-
-class Fitted(Protocol):
-    """The parts of a method that `fit` needs."""
-
-    warmup_epochs: int
-    warming_up: bool
-    epochs: int
-    steps_per_epoch: int
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """Traces the training step of Keras."""
 
 
 class EpochMeans:
@@ -44,10 +32,86 @@ class EpochMeans:
         return {name: self.metrics[name].result() for name in values}
 
 
+class FittedModel(keras.Model):
+    """`fit` and `evaluate` of a method, as Keras' users know them.
+
+    `afd_tf.distill.method.Method` says what a method is; this is only the way in which
+    Keras trains and measures it, on one replica.
+    """
+
+    def fit(self, x, *args, batch_size=None, seed: int = 0, callbacks=(), **kwargs):
+        """Trains as `keras.Model.fit` does, on one replica, with the warm-up if any.
+
+        Args:
+          x: an `afd_tf.data.Dataset`, for the whole run that the method was compiled
+            for, or batches as `Dataset.train_batches` returns them.
+          *args: of `keras.Model.fit`.
+          batch_size: images of a step, if `x` is a `Dataset`.
+          seed: of the order of the images and of augmentation, if `x` is a `Dataset`.
+          callbacks: Keras callbacks.
+          **kwargs: of `keras.Model.fit`; `epochs` counts those of the warm-up too.
+
+        Returns:
+          the history of Keras: means over each epoch's steps, by name.
+
+        Raises:
+          UserError: several replicas, or a batch size that does not fit.
+        """
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise UserError(
+                "`fit` trains on one replica: for several, use `python -m "
+                "afd_tf.train`, whose loop reduces over all of them."
+            )
+        if isinstance(x, Dataset):
+            kwargs = {**fit_arguments(self, x, batch_size, seed), **kwargs}
+            x = kwargs.pop("x")
+        phases = [WarmupPhase(self)] if self.warmup else []
+        callbacks = [*phases, *(callbacks or ())]
+        return super().fit(x, *args, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, x=None, *args, split: str = "test", **kwargs):
+        """Measures as `keras.Model.evaluate` does, each image once.
+
+        Args:
+          x: an `afd_tf.data.Dataset`, or batches as `Dataset.evaluation_batches`
+            returns them.
+          *args: of `keras.Model.evaluate`.
+          split: of a `Dataset`.
+          **kwargs: of `keras.Model.evaluate`; `return_dict=True` gives the accuracy of
+            each peer and of the ensemble by name.
+        """
+        if isinstance(x, Dataset):
+            x = evaluation_batches(x, split)
+        with self.evaluated_weights():
+            return super().evaluate(x, *args, **kwargs)
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Takes one step of `fit`; returns the means of its epoch so far, by name."""
+        return self._epoch_means.update(self.take_step(batch))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that `fit` and `evaluate` reset at the beginning of an epoch."""
+        if not self.objectives:
+            return []
+        return [*self._epoch_means.metrics.values(), *self.accuracies.values()]
+
+    def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Counts each image once, for every peer and for `ensemble`.
+
+        Args:
+          batch: see `afd_tf.distill.method.Method.count_correct`.
+        """
+        *correct, counted = tf.unstack(self.count_correct(batch))
+        for accuracy, count in zip(self.accuracies.values(), correct, strict=True):
+            accuracy.update_state(tf.math.divide_no_nan(count, counted), counted)
+        return {name: metric.result() for name, metric in self.accuracies.items()}
+
+
 class WarmupPhase(keras.callbacks.Callback):
     """Switches a method from its warm-up to the run proper, within `fit`."""
 
-    def __init__(self, method: Fitted):
+    def __init__(self, method: FittedModel):
         super().__init__()
         self._method = method
 
@@ -60,7 +124,7 @@ class WarmupPhase(keras.callbacks.Callback):
 
 
 def fit_arguments(
-    method: Fitted, dataset: Dataset, batch_size: int | None, seed: int
+    method: FittedModel, dataset: Dataset, batch_size: int | None, seed: int
 ) -> dict[str, Any]:
     """Returns the arguments of `keras.Model.fit` for the whole run on a data set.
 

@@ -105,7 +105,7 @@ class LogitDistillation(Method):
         values, monitors = {}, {}
         for number, output in enumerate(outputs[: len(self.peers)]):
             peer = f"peer_{number}"
-            parts = {"cross_entropy": losses.cross_entropy(labels, output.logits)}
+            parts = {"cross_entropy": self.label_loss(labels, output.logits)}
             loss = self.label_weight * parts["cross_entropy"]
             if self.logit_weight:
                 parts["divergence"] = self._divergence(number, outputs)

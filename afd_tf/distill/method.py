@@ -1,31 +1,28 @@
 """The contract of every method: peers, objectives, and the losses of a step."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError
-from afd_tf.data import Dataset
-from afd_tf.distill.fitting import (
-    EpochMeans,
-    WarmupPhase,
-    evaluation_batches,
-    fit_arguments,
-)
+from afd_tf.distill.fitting import EpochMeans, FittedModel
+from afd_tf.distill.label_loss import CROSS_ENTROPY, LabelLoss
 from afd_tf.distill.metrics import Values, top1_correct
 from afd_tf.distill.objective import Objective, Outputs, Pass, Warmup
-from afd_tf.distill.optimizers import SGD_RECIPE, Recipe, sgd_recipe_from_flags
+from afd_tf.distill.recipes import SGD_RECIPE, Recipe, logit_recipe_from_flags
 from afd_tf.distill.step import (
     DEFAULT_EXECUTION,
     Execution,
     execution_from_flags,
     take_step,
 )
+from afd_tf.distill.weight_averages import WeightAverages, ema_from_flags
 from afd_tf.models import Peer, PeerOutput
 
 
-class Method(keras.Model):
+class Method(FittedModel):
     """Peers that train together, perhaps with frozen teachers beside them.
 
     A subclass declares its objectives in `make_objectives` and computes their losses in
@@ -44,10 +41,13 @@ class Method(keras.Model):
       frozen_teachers: networks that only teach: called in inference mode, never moved.
       recipe: of the optimizer of the peers' logit loss.
       execution: the way in which a step is computed.
+      label_loss: of the labels, for every peer.
+      ema: decay of the moving averages of the peers' weights; None for no averages.
       **kwargs: of a Keras model.
 
     Attributes:
       objectives: of the whole run, with their optimizers; empty until `compile`.
+      averages: of the weights, if `ema` is given, from `compile` on.
       warmup: epochs before the run proper, or None.
       warming_up: whether a step is one of the warm-up.
       losses_exchange: whether the losses of several replicas need each other.
@@ -62,6 +62,8 @@ class Method(keras.Model):
         frozen_teachers: Sequence[Callable[..., PeerOutput]] = (),
         recipe: Recipe = SGD_RECIPE,
         execution: Execution = DEFAULT_EXECUTION,
+        label_loss: LabelLoss = CROSS_ENTROPY,
+        ema: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +71,9 @@ class Method(keras.Model):
         self.frozen_teachers = list(frozen_teachers)
         self.recipe = recipe
         self.execution = execution
+        self.label_loss = label_loss
+        self.ema = ema
+        self.averages: WeightAverages | None = None
         self.objectives: list[Objective] = []
         self.warmup: Warmup | None = None
         self.warming_up = False
@@ -180,6 +185,8 @@ class Method(keras.Model):
                 ),
             )
         ]
+        if self.ema is not None:
+            self.averages = WeightAverages(self.peers, self.ema)
         self.accuracies = {
             # float64: a count of images stays exact.
             f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
@@ -208,81 +215,24 @@ class Method(keras.Model):
 
     def take_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes one training step; see `afd_tf.distill.step.take_step`."""
-        return take_step(self, batch)
+        step = tf.convert_to_tensor(self.objectives[0].optimizer.iterations)
+        values = take_step(self, batch)
+        if self.averages and not self.warming_up:
+            self.averages.update(step)
+        return values
 
-    def fit(self, x, *args, batch_size=None, seed: int = 0, callbacks=(), **kwargs):
-        """Trains as `keras.Model.fit` does, on one replica, with the warm-up if any.
-
-        Args:
-          x: an `afd_tf.data.Dataset`, for the whole run that the method was compiled
-            for, or batches as `Dataset.train_batches` returns them.
-          *args: of `keras.Model.fit`.
-          batch_size: images of a step, if `x` is a `Dataset`.
-          seed: of the order of the images and of augmentation, if `x` is a `Dataset`.
-          callbacks: Keras callbacks.
-          **kwargs: of `keras.Model.fit`; `epochs` counts those of the warm-up too.
-
-        Returns:
-          the history of Keras: means over each epoch's steps, by name.
-
-        Raises:
-          UserError: several replicas, or a batch size that does not fit.
-        """
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise UserError(
-                "`fit` trains on one replica: for several, use `python -m "
-                "afd_tf.train`, whose loop reduces over all of them."
-            )
-        if isinstance(x, Dataset):
-            kwargs = {**fit_arguments(self, x, batch_size, seed), **kwargs}
-            x = kwargs.pop("x")
-        phases = [WarmupPhase(self)] if self.warmup else []
-        callbacks = [*phases, *(callbacks or ())]
-        return super().fit(x, *args, callbacks=callbacks, **kwargs)
-
-    def evaluate(self, x=None, *args, split: str = "test", **kwargs):
-        """Measures as `keras.Model.evaluate` does, each image once.
-
-        Args:
-          x: an `afd_tf.data.Dataset`, or batches as `Dataset.evaluation_batches`
-            returns them.
-          *args: of `keras.Model.evaluate`.
-          split: of a `Dataset`.
-          **kwargs: of `keras.Model.evaluate`; `return_dict=True` gives the accuracy of
-            each peer and of the ensemble by name.
-        """
-        if isinstance(x, Dataset):
-            x = evaluation_batches(x, split)
-        return super().evaluate(x, *args, **kwargs)
-
-    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Takes one step of `fit`; returns the means of its epoch so far, by name."""
-        return self._epoch_means.update(self.take_step(batch))
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics that `fit` and `evaluate` reset at the beginning of an epoch."""
-        if not self.objectives:
-            return []
-        return [*self._epoch_means.metrics.values(), *self.accuracies.values()]
-
-    def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Counts each image once, for every peer and for `ensemble`.
-
-        Args:
-          batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
-            the images that only fill the last batch.
-        """
-        *correct, counted = tf.unstack(self.count_correct(batch))
-        for accuracy, count in zip(self.accuracies.values(), correct, strict=True):
-            accuracy.update_state(tf.math.divide_no_nan(count, counted), counted)
-        return {name: metric.result() for name, metric in self.accuracies.items()}
+    def evaluated_weights(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which the peers have the weights to be evaluated."""
+        if self.averages is None:
+            return contextlib.nullcontext()
+        return self.averages.in_place_of_weights()
 
     def count_correct(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Counts the images that each of `evaluated_names` gets right, and all images.
 
         Args:
-          batch: see `test_step`.
+          batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
+            the images that only fill the last batch.
 
         Returns:
           float64 [len(evaluated_names) + 1], of this replica's part; the last is the
@@ -301,4 +251,8 @@ def method_settings_from_flags() -> dict:
     Raises:
       UserError: a learning-rate drop is no number in 0..1.
     """
-    return {"recipe": sgd_recipe_from_flags(), "execution": execution_from_flags()}
+    return {
+        "recipe": logit_recipe_from_flags(),
+        "execution": execution_from_flags(),
+        "ema": ema_from_flags(),
+    }

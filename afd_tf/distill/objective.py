@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from afd_tf.distill.metrics import Values
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.models import PeerOutput
 
 # One for each peer, then one for each frozen teacher.

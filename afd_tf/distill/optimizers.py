@@ -9,51 +9,10 @@ acts at once. And Keras' updates are many small ops: most of the time that traci
 training step takes.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-from absl import flags
-
-from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.distill.schedules import StepDecay
-
-KINDS = ("sgd", "adam")
-DECAY_MODES = ("coupled", "decoupled")
-
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate",
-    0.1,
-    "Initial learning rate of the peers' SGD optimizer.",
-    lower_bound=0,
-)
-_MOMENTUM = flags.DEFINE_float(
-    "momentum",
-    0.9,
-    "Momentum of the peers' SGD optimizer.",
-    lower_bound=0,
-    upper_bound=1,
-)
-_NESTEROV = flags.DEFINE_bool(
-    "nesterov", False, "Use Nesterov momentum in the peers' SGD optimizer."
-)
-_WEIGHT_DECAY = flags.DEFINE_float(
-    "weight_decay", 1e-4, "L2 factor of the peers' SGD optimizer.", lower_bound=0
-)
-_DROPS = flags.DEFINE_list(
-    "learning_rate_drops",
-    ["0.5", "0.75"],
-    "Fractions of the run after which the learning rate of the peers' SGD optimizer is "
-    "multiplied by 0.1.",
-)
-_DECAY_MODE = flags.DEFINE_string(
-    "decay_mode",
-    "coupled",
-    "The weight decay of every optimizer: coupled adds decay * weight to the gradient, "
-    "as PyTorch does; decoupled shrinks the weight by learning rate * decay, as Keras "
-    "does.",
-)
 
 # The dynamic scale of a 16-bit loss, as usual: halved by a gradient that is not
 # finite, doubled after so many steps without one.
@@ -65,13 +24,22 @@ class _FusedUpdate:
     """The part that both optimizers share. Gradients come summed over the replicas.
 
     Attributes:
+      clip_norm: the largest norm of the gradients together; None is no limit.
       scales_loss: whether the loss is multiplied by `loss_scale`, and a step whose
         gradients are not finite is left out (the count of steps goes on). To be set
         before `build`. Keras' own wrapper asks one replica only.
     """
 
-    def __init__(self, learning_rate, decay: float, decay_mode: str, **kwargs):
+    def __init__(
+        self,
+        learning_rate,
+        decay: float,
+        decay_mode: str,
+        clip_norm: float | None = None,
+        **kwargs,
+    ):
         super().__init__(learning_rate, **kwargs)
+        self.clip_norm = clip_norm
         self.decay = decay
         self.decay_mode = decay_mode
         self.scales_loss = False
@@ -96,25 +64,34 @@ class _FusedUpdate:
     def apply_scaled(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> tf.Tensor:
-        """Applies gradients of the scaled loss, and moves the scale.
+        """Applies gradients of the scaled loss, clipped, and moves the scale.
 
         Returns:
-          the norm of the gradients without their scale; 0 for a step left out.
+          the norm of the gradients without their scale and before they are clipped; 0
+          for a step left out.
         """
         if not self.scales_loss:
-            self.apply(gradients, variables)
-            return tf.linalg.global_norm(gradients)
+            norm = tf.linalg.global_norm(gradients)
+            self.apply(self._clipped(gradients, norm), variables)
+            return norm
         scale = self.loss_scale
         gradients = [gradient / scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         self._finite = tf.math.is_finite(norm)
-        self.apply(gradients, variables)
+        self.apply(self._clipped(gradients, norm), variables)
         good = tf.where(self._finite, self._good_steps + 1.0, 0.0)
         grown = tf.where(good >= _STEPS_TO_DOUBLE, 2.0 * scale, scale)
         # Every replica has the same sum of gradients, and moves its own copy.
         _assign(self._scale, tf.where(self._finite, grown, scale / 2.0))
         _assign(self._good_steps, tf.where(good >= _STEPS_TO_DOUBLE, 0.0, good))
         return tf.where(self._finite, norm, 0.0)
+
+    def _clipped(
+        self, gradients: Sequence[tf.Tensor], norm: tf.Tensor
+    ) -> Sequence[tf.Tensor]:
+        if self.clip_norm is None:
+            return gradients
+        return tf.clip_by_global_norm(gradients, self.clip_norm, norm)[0]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         def update():
@@ -195,92 +172,3 @@ class Adam(_FusedUpdate, keras.optimizers.Adam):
             epsilon=epsilon,
             grad=gradient,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How one objective is optimized over a whole run.
-
-    Attributes:
-      kind: "sgd" or "adam".
-      learning_rate: the first one.
-      decay: L2 factor, on all variables of the objective.
-      decay_mode: "coupled" (added to the gradient, PyTorch) or "decoupled" (the
-        variable shrinks by learning rate * decay, Keras and AdamW).
-      drops: parts of the run, 0..1, after which the learning rate is multiplied.
-      drop_factor: by this.
-      momentum: of SGD.
-      nesterov: of SGD.
-
-    Raises:
-      UserError: an unknown kind or decay mode.
-    """
-
-    kind: str
-    learning_rate: float
-    decay: float
-    decay_mode: str = "coupled"
-    drops: Sequence[float] = (0.5, 0.75)
-    drop_factor: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise unknown_name("optimizer", self.kind, KINDS)
-        if self.decay_mode not in DECAY_MODES:
-            raise unknown_name("decay mode", self.decay_mode, DECAY_MODES)
-
-    def build(
-        self, epochs: int, steps_per_epoch: int, name: str
-    ) -> keras.optimizers.Optimizer:
-        """Returns the optimizer, not yet built on variables."""
-        schedule = StepDecay(
-            self.learning_rate, self.drops, self.drop_factor, epochs, steps_per_epoch
-        )
-        shared = {"decay": self.decay, "decay_mode": self.decay_mode, "name": name}
-        if self.kind == "sgd":
-            return SGD(
-                schedule, momentum=self.momentum, nesterov=self.nesterov, **shared
-            )
-        return Adam(schedule, epsilon=1e-8, **shared)
-
-
-SGD_RECIPE = Recipe("sgd", learning_rate=0.1, decay=1e-4)
-
-
-def sgd_recipe_from_flags() -> Recipe:
-    """Returns the recipe of the peers' SGD optimizer from the command line.
-
-    Raises:
-      UserError: a learning-rate drop is no number in 0..1.
-    """
-    return Recipe(
-        "sgd",
-        learning_rate=_LEARNING_RATE.value,
-        decay=_WEIGHT_DECAY.value,
-        decay_mode=decay_mode_from_flags(),
-        drops=drops_from(_DROPS),
-        momentum=_MOMENTUM.value,
-        nesterov=_NESTEROV.value,
-    )
-
-
-def decay_mode_from_flags() -> str:
-    """Returns --decay_mode, which all optimizers share; `Recipe` checks it."""
-    return _DECAY_MODE.value
-
-
-def drops_from(flag: flags.FlagHolder) -> tuple[float, ...]:
-    """Returns the numbers of a list flag.
-
-    Raises:
-      UserError: one is no number.
-    """
-    try:
-        return tuple(float(part) for part in flag.value)
-    except ValueError as error:
-        raise UserError(
-            f"--{flag.name}={','.join(flag.value)} should be numbers between 0 and 1 "
-            "with commas between them, e.g. 0.5,0.75."
-        ) from error

@@ -32,9 +32,9 @@ from afd_tf.training.run_directory import read_flags, read_info
 _CHECKPOINT = operational(
     flags.DEFINE_string(
         "checkpoint",
-        "last",
-        "The checkpoint of a run to evaluate, export or analyze: last, or best (on the "
-        "images held out with --validation_examples).",
+        "auto",
+        "The checkpoint of a run to evaluate, export or analyze: last, best (on the "
+        "validation images), or auto, which is best where there is one and else last.",
     )
 )
 _SAVE_MINUTES = operational(
@@ -50,7 +50,7 @@ _SAVE_MINUTES = operational(
 # Raised when a checkpoint of an older version can no longer be read.
 FORMAT = 1
 KEEP = 3
-# Value of --checkpoint → beginning of the names of such directories.
+# Kind of a checkpoint → beginning of the names of such directories.
 _KINDS = {"last": "step", "best": "best"}
 _UNFINISHED = ".unfinished"
 _DAMAGED = ".damaged"
@@ -75,6 +75,8 @@ class Checkpoints:
                 each.name: _tensorflow(each.optimizer.variables)
                 for each in method.objectives
             },
+            # Nothing without --ema.
+            averages=method.averages.variables if method.averages else [],
         )
 
     def save(self, state: dict, best: bool = False) -> Path:
@@ -101,7 +103,7 @@ class Checkpoints:
             self._trackable.write(str(work / "variables"))
             files = {path.name: _checksum(path) for path in sorted(work.iterdir())}
             content = {"format": FORMAT, **state, "files": files}
-            (work / "state.json").write_text(json.dumps(content, indent=1))
+            (work / "state.json").write_text(json.dumps(content, indent=1), "utf-8")
             for path in (*work.iterdir(), work):
                 _flush(path)
             # The same step again, of a run that fell back to an earlier one.
@@ -149,23 +151,23 @@ def save_seconds_from_flags() -> float:
 
 
 def checkpoint_from_flags() -> str:
-    """Returns --checkpoint, "last" or "best".
+    """Returns --checkpoint: "auto", "last" or "best".
 
     Raises:
-      UserError: it is neither.
+      UserError: it is none of these.
     """
     check_checkpoint(_CHECKPOINT.value)
     return _CHECKPOINT.value
 
 
 def check_checkpoint(name: str) -> None:
-    """Refuses anything but "last" and "best".
+    """Refuses anything but "auto", "last" and "best".
 
     Raises:
-      UserError: it is neither.
+      UserError: it is none of these.
     """
-    if name not in _KINDS:
-        raise unknown_name("checkpoint", name, _KINDS)
+    if name not in (known := ("auto", *_KINDS)):
+        raise unknown_name("checkpoint", name, known)
 
 
 def load_peers(
@@ -175,7 +177,8 @@ def load_peers(
 
     Args:
       run_dir: a run directory.
-      checkpoint: "last", or "best" on the validation images.
+      checkpoint: "last", "best" on the validation images, or "auto": "best" if there is
+        one, else "last".
 
     Raises:
       UserError: no run directory, an unknown name of a checkpoint, or no such one that
@@ -192,6 +195,9 @@ def load_peers(
             f"{run_dir} is no run directory: it should hold flags.cfg, dataset.json "
             "and checkpoints/, as `python -m afd_tf.train` makes them."
         ) from error
+    if checkpoint == "auto":
+        has_best = any(_complete(run_dir / "checkpoints", _KINDS["best"]))
+        checkpoint = "best" if has_best else "last"
     found = _newest(run_dir / "checkpoints", _KINDS[checkpoint])
     if found is None:
         raise UserError(
@@ -201,8 +207,10 @@ def load_peers(
     path, _ = found
     own_stages = values.get("own_stages")
     peers = build_peers(names, info, own_stages and int(own_stages))
+    # With --ema, the weights that count are the averages.
+    kind = "averages" if "ema" in values else "peers"
     with _refusing_other_networks(path):
-        trackable = tf.train.Checkpoint(peers=_of_peers(peers))
+        trackable = tf.train.Checkpoint(**{kind: _of_peers(peers)})
         restored = trackable.read(str(path / "variables"))
         restored.assert_existing_objects_matched().expect_partial()
     return peers, info
@@ -236,7 +244,7 @@ def _newest(directory: Path, kind: str = "step", repair: bool = False):
     candidates = _complete(directory, kind)[::-1]
     for path in candidates:
         try:
-            state = json.loads((path / "state.json").read_text())
+            state = json.loads((path / "state.json").read_text("utf-8"))
             files = state.pop("files")
             damaged = [
                 name

@@ -175,7 +175,7 @@ def summarize(
       accuracies: by name, of the last epoch on the test split.
     """
     values = resolved_flags()
-    images = (method.warmup_epochs + method.epochs) * dataset.info.examples["train"]
+    images = state.step // method.steps_per_epoch * dataset.info.examples["train"]
     summary = {
         "dataset": dataset.info.name,
         "method": values["method"],
@@ -190,13 +190,17 @@ def summarize(
         ],
         "mean_accuracy": accuracies["mean/accuracy"],
         "ensemble_accuracy": accuracies["ensemble/accuracy"],
-        "epochs": method.epochs,
+        "epochs": state.step // method.steps_per_epoch - method.warmup_epochs,
         "preparation_epochs": method.warmup_epochs,
         "batch_size": int(values["batch_size"]),
         "seed": int(values["seed"]),
         "seconds": round(state.seconds, 1),
         "images_per_second": round(images / state.seconds, 1),
     }
+    if dataset.skipped:
+        summary["skipped_images"] = dataset.skipped
+    if dataset.leakage is not None:
+        summary["images_on_both_sides"] = dataset.leakage
     if state.best_validation:
         summary["best_validation"] = state.best_validation
     return summary
@@ -211,7 +215,8 @@ def report_end(summary: Mapping, run_dir: Path) -> None:
     """
     width = max(len(peer["name"]) for peer in summary["peers"])
     width = max(width, len("ensemble"))
-    say(f"test accuracy after {summary['epochs']} epochs:")
+    epochs = summary["epochs"]
+    say(f"test accuracy after {epochs} epoch{'s' * (epochs != 1)}:")
     for peer in summary["peers"]:
         say(f"  {peer['name']:{width}}  {peer['accuracy']:.2%}")
     if len(summary["peers"]) > 1:

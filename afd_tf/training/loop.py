@@ -221,9 +221,9 @@ def evaluation_function(
                 split, batch_size=batch_size, **part
             ),
         )
-        *correct, counted = count(
-            iter(batches), tf.constant(-(-examples // batch_size))
-        ).numpy()
+        steps = tf.constant(-(-examples // batch_size))
+        with method.evaluated_weights():
+            *correct, counted = count(iter(batches), steps).numpy()
         # An image that counted twice, or never, would be a bug.
         assert counted == examples, (counted, examples)
         accuracies = {

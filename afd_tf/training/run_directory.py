@@ -1,6 +1,7 @@
 """The run directory: what a run was told, what it measured, and where it ran.
 
-`flags.cfg` (running it again repeats the run), `dataset.json`, `environment.json`,
+`flags.cfg` (running it again repeats the run), `dataset.json`, `images.json` (of files:
+which ones, on which side), `environment.json`,
 `metrics.jsonl` (one object an epoch), `tensorboard/`, and, at the end,
 `summary.json`.
 """
@@ -20,8 +21,15 @@ from absl import flags
 import afd_tf
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import UNFINISHED, replacing, writing_to
+from afd_tf.base.json_text import json_text
+from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import identifying_names, operational, resolved_flags
-from afd_tf.data import DatasetInfo
+from afd_tf.data import DatasetInfo, canonical_name, records
+from afd_tf.data.records import Record
+from afd_tf.data.sources import is_files
+
+# Which images a run uses, and on which side.
+_RECORD = "images.json"
 
 _RUN_DIR = operational(
     flags.DEFINE_string(
@@ -35,7 +43,7 @@ _RUN_DIR = operational(
 
 def run_dir_from_flags() -> Path | None:
     """Returns --run_dir, or None where it is not given."""
-    return Path(_RUN_DIR.value) if _RUN_DIR.value else None
+    return expanded(_RUN_DIR.value) if _RUN_DIR.value else None
 
 
 def read_flags(run_dir: Path) -> dict[str, str]:
@@ -44,7 +52,8 @@ def read_flags(run_dir: Path) -> dict[str, str]:
     Raises:
       OSError: there is no `flags.cfg`.
     """
-    lines = (Path(run_dir) / "flags.cfg").read_text().splitlines()
+    # Not `splitlines`, which also breaks at characters that a path may hold.
+    lines = (Path(run_dir) / "flags.cfg").read_text("utf-8").split("\n")
     return dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
 
 
@@ -54,15 +63,26 @@ def read_info(run_dir: Path) -> DatasetInfo:
     Raises:
       OSError: there is no `dataset.json`.
     """
-    text = (Path(run_dir) / "dataset.json").read_text()
+    text = (Path(run_dir) / "dataset.json").read_text("utf-8")
     return DatasetInfo.from_json(json.loads(text))
+
+
+def read_record(run_dir: Path) -> Record | None:
+    """Returns the record of a run's images, or None where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(run_dir) / _RECORD
+    return records.loads(path.read_text("ascii")) if path.exists() else None
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
     """Returns the epochs of a run's `metrics.jsonl`; none where there is no file."""
     path = Path(run_dir) / "metrics.jsonl"
+    text = path.read_text("utf-8", "replace") if path.exists() else ""
     metrics = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in text.splitlines():
         # The last one may be cut off, by a crash or because the run is writing it.
         with contextlib.suppress(ValueError):
             metrics.append(json.loads(line))
@@ -99,7 +119,8 @@ def commit() -> str | None:
         return subprocess.run(
             ["git", "-C", str(path.parent), *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
         ).stdout.strip()
 
@@ -116,6 +137,9 @@ class RunDirectory:
     Attributes:
       directory: its path.
       info: of the data set that the run began with; None for a new run.
+      record: of the images that the run began with; None for a new run, and for data
+        sets that are not files.
+      epochs_before: --epochs of the run where that alone has changed, else None.
 
     Args:
       directory: its path; nothing is written before `initialize`.
@@ -130,25 +154,43 @@ class RunDirectory:
         values = resolved_flags() if values is None else values
         begun = (self.directory / "dataset.json").exists()
         self.info = read_info(self.directory) if begun else None
+        self.record = read_record(self.directory)
         self._values = {
             name: values[name] for name in sorted(values.keys() - {"run_dir"})
         }
+        _check_lines(self._values)
         self._tensorboard = None
+        self.epochs_before: int | None = None
         if (self.directory / "checkpoints").exists():
             self._refuse_another_run()
 
     def _refuse_another_run(self) -> None:
         before = read_flags(self.directory)
         now = self._values
+        for values in (before, now):
+            if "dataset" in values:
+                values["dataset"] = canonical_name(values["dataset"])
         if now.get("augment") == "auto" and self.info:
             now["augment"] = self.info.augment
-        # A flag that is not known any more identified the run when it began.
+        # A flag that is not known any more identified the run when it began; one that
+        # did not exist yet is as it was then at its default.
         ignored = set(flags.FLAGS) - identifying_names()
+        ignored |= {
+            name
+            for name in set(flags.FLAGS) - before.keys()
+            if now.get(name) == (flags.FLAGS[name].default_as_str or "").strip("'")
+        }
         differing = sorted(
             name
             for name in (before.keys() | now.keys()) - ignored
             if before.get(name) != now.get(name)
         )
+        if "epochs" in differing and set(differing) <= {"epochs", "dataset"}:
+            self.epochs_before = int(before["epochs"])
+            differing.remove("epochs")
+        if differing == ["dataset"] and self._is_moved(now["dataset"]):
+            # The images decide, which are compared when they are opened.
+            return
         if differing:
             shown = ", ".join(
                 f"--{name} was {before.get(name, 'not given')}, "
@@ -157,14 +199,20 @@ class RunDirectory:
             )
             raise UserError(
                 f"{self.directory} belongs to another run ({shown}): give another "
-                "--run_dir, or the flags of that run to continue it."
+                "--run_dir, or the flags of that run to continue it. Another --epochs "
+                "alone extends the run; --init_from starts a new one with its weights."
             )
 
-    def initialize(self, info: DatasetInfo) -> None:
+    def _is_moved(self, dataset: str) -> bool:
+        """Returns whether --dataset may name another place of the run's images."""
+        return self.record is not None and is_files(dataset)
+
+    def initialize(self, info: DatasetInfo, record: Record | None = None) -> None:
         """Writes the flags, the data set's info and the environment of the run.
 
         Args:
           info: of the data set.
+          record: of its images, if they are files; the first one is kept.
         """
         self._values["augment"] = info.augment
         with writing_to(self.directory):
@@ -175,6 +223,8 @@ class RunDirectory:
                 "# python -m afd_tf.train --flagfile=<this> --run_dir=<another>\n"
                 + "".join(f"--{name}={text}\n" for name, text in self._values.items()),
             )
+            if record is not None and self.record is None:
+                self._write(_RECORD, records.dumps(record))
             self._write("dataset.json", _pretty(info.to_json()))
             self._write("environment.json", _pretty(environment()))
 
@@ -185,7 +235,7 @@ class RunDirectory:
             with writing_to(self.directory):
                 kept = [
                     line
-                    for line in path.read_text().splitlines()
+                    for line in path.read_text("utf-8", "replace").splitlines()
                     if _epoch_of(line) <= epoch
                 ]
                 self._write("metrics.jsonl", "".join(line + "\n" for line in kept))
@@ -197,7 +247,7 @@ class RunDirectory:
           metrics: "epoch" (from 1), "step", and scalars by name.
         """
         with writing_to(self.directory):
-            with (self.directory / "metrics.jsonl").open("a") as file:
+            with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -217,7 +267,23 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         with replacing(self.directory / name) as file:
-            file.write(text.encode())
+            file.write(text.encode("utf-8"))
+
+
+def _check_lines(values: Mapping[str, str]) -> None:
+    """Refuses flags that `flags.cfg`, a line for each, cannot give back as they are.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name, text in values.items():
+        is_utf8 = text == text.encode("utf-8", "replace").decode("utf-8")
+        if "\n" in text or "\r" in text or text != text.strip() or not is_utf8:
+            raise UserError(
+                f"--{name}={text!r} cannot be kept in a flag file: it holds a line "
+                "break, a blank at its beginning or end, or bytes that are not UTF-8. "
+                "Rename the file or folder, or give the path of a link to it."
+            )
 
 
 def _epoch_of(line: str) -> float:
@@ -229,4 +295,4 @@ def _epoch_of(line: str) -> float:
 
 
 def _pretty(values: Mapping) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return json_text(values, indent=1) + "\n"

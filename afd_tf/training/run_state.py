@@ -44,6 +44,15 @@ class NotFiniteError(UserError):
         self.step = step
 
 
+_PATIENCE = flags.DEFINE_integer(
+    "patience",
+    None,
+    "Number of epochs without a better accuracy on the validation images after which "
+    "the run ends. Default: it never ends early.",
+    lower_bound=1,
+)
+
+
 @dataclasses.dataclass
 class RunState:
     """The state of a run beside its variables: all that it needs to continue.
@@ -77,6 +86,32 @@ class RunState:
             return False
         self.best_validation = {**validation, "epoch": epoch}
         return True
+
+    def is_out_of_patience(self, patience: int | None, epoch: int) -> bool:
+        """Returns whether the best epoch on validation is `patience` epochs ago."""
+        return (
+            patience is not None
+            and self.best_validation is not None
+            and epoch - self.best_validation["epoch"] >= patience
+        )
+
+
+def patience_from_flags(validation_images: int) -> int | None:
+    """Returns --patience.
+
+    Args:
+      validation_images: of the data set.
+
+    Raises:
+      UserError: there are none, by which it could be decided.
+    """
+    if _PATIENCE.value is not None and not validation_images:
+        raise UserError(
+            f"--patience={_PATIENCE.value} ends a run by its accuracy on validation "
+            "images, and there are none: give --validation_examples=N too. The test "
+            "images never decide."
+        )
+    return _PATIENCE.value
 
 
 def restored_state(checkpoints: Checkpoints, workers: Workers) -> RunState:

@@ -28,4 +28,6 @@ def main(address: str, model: str, *paths: str) -> None:
 
 
 if __name__ == "__main__":
+    # A file's name may hold bytes, and a class characters, that the terminal lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")
     main(*sys.argv[1:])

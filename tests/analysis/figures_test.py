@@ -49,7 +49,7 @@ def test_nothing_in_a_panel_overlaps(shape):
     )
     figure = figures.grad_cam_figure(
         exports.random_images(shape, 3),
-        titles=["a long name of a class", "b" * 40, "c"],
+        titles=["a long name of a class", "b" * 40, "c\n\x1b\udcff"],
         labels=[0, 1, 1],
         results={"a_very_long_name_of_a_run/wrn_28_10 (peer_0)": seen, "x": seen},
         class_names=class_names,

@@ -22,7 +22,9 @@ from afd_tf.artifacts import exporter
 from afd_tf.artifacts.classifier import load_classifier, peer_network
 from afd_tf.artifacts.evaluation import compare_networks
 from afd_tf.artifacts.manifest import FORMATS
+from afd_tf.artifacts.teacher import load_teacher
 from afd_tf.base.errors import UserError
+from afd_tf.training.run_directory import run_dir_from_flags
 from tests import exports
 from tests.exports import (
     assert_same_logits,
@@ -386,3 +388,69 @@ def test_export_needs_a_peer_a_data_set_and_a_directory(digits, tmp_path):
     np.testing.assert_array_equal(
         predicted.argmax(axis=-1), logits_of(peer, images).argmax(axis=-1)
     )
+
+
+def test_an_export_that_is_bound_to_fail_is_refused_beforehand(tmp_path):
+    (tmp_path / "file").touch()
+    for flag, message in (
+        (f"{tmp_path / 'file'}", "Not a directory"),
+        (f"{tmp_path / 'file' / 'below'}", "Not a directory"),
+        (f"{tmp_path / ('x' * 300)}", "File name too long"),
+    ):
+        with (
+            flagsaver.as_parsed(export_dir=flag),
+            pytest.raises(UserError, match=message) as error,
+        ):
+            exporter.check_export_from_flags()
+        assert "\n" not in str(error.value)
+    with flagsaver.as_parsed(export_dir=str(tmp_path / "new" / "x")):
+        exporter.check_export_from_flags()
+    exporter.check_export_from_flags()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_format_whose_package_is_missing_is_refused_beforehand(
+    digits, tmp_path, monkeypatch
+):
+    lacking = FORMATS["tflite"]._replace(packages={"no_such_module": "some-package"})
+    monkeypatch.setitem(FORMATS, "tflite", lacking)
+    message = r"--formats=tflite needs the package some-package.*`pip install some-pack"
+    with pytest.raises(UserError, match=message):
+        exporter.check_export_from_flags()
+    peer = random_peer("resnet8", digits.info)
+    with pytest.raises(UserError, match=message):
+        export(peer, exports.OneImage(digits.info), tmp_path / "new")
+    assert os.listdir(tmp_path) == []
+    with flagsaver.as_parsed(formats="saved_model"):
+        exporter.check_export_from_flags()
+
+
+def test_the_home_directory_is_expanded(digits, run_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(run_dir[0])
+    with flagsaver.as_parsed(
+        run_dir="~/run", export_dir="~/exported", formats="saved_model"
+    ):
+        answer = exporter.export_from_flags(run_dir_from_flags(), digits)
+    assert answer["directory"] == str(tmp_path / "exported" / "1")
+    assert load_classifier("~/exported/1").name == answer["name"]
+    assert load_classifier("~/run").format == "checkpoint"
+    assert load_teacher("~/run", digits.info).name == "resnet8"
+    assert sorted(os.listdir(tmp_path)) == ["exported", "run"]
+
+
+def test_the_default_directory_is_a_name_that_every_file_system_takes(digits):
+    peer = random_peer("resnet8", digits.info)
+    for name, expected in (
+        ("digits", "resnet8_digits"),
+        ("folder:/data/my photos/", "resnet8_my_photos"),
+        ("csv:/data/labels.csv", "resnet8_labels.csv"),
+        ("folder:/data/caf\udce9\n", "resnet8_caf_"),
+    ):
+        info = dataclasses.replace(digits.info, name=name)
+        assert exporter._default_export_dir(peer, info).name == expected
+    info = dataclasses.replace(digits.info, name="folder:/" + "猫" * 200)
+    name = exporter._default_export_dir(peer, info).name
+    assert len(name.encode()) <= 200
+    assert name.startswith("resnet8_猫猫")

@@ -1,8 +1,12 @@
 """Signatures of a SavedModel: encoded images, likeliest classes, maps, warm-up."""
 
+import dataclasses
 import importlib
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from afd_tf.artifacts import saved_model
+from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.data.image_files import read_image
 from tests import exports, tiny
 from tests.exports import logits_of, random_images
@@ -84,6 +89,96 @@ def test_files_of_any_size_go_together(loaded):
     assert outputs["logits"].shape == (len(files), 10)
     one = loaded.signatures["encoded"](image_bytes=tf.constant(files[3:4]))
     np.testing.assert_allclose(one["logits"][0], outputs["logits"][3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_cameras_orientation_is_applied(kind, tmp_path):
+    shape = (16, 24, 3)
+    decode = tf.function(lambda content: saved_model.decode(content, shape))
+    for value in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = value
+        content = encode(Image.fromarray(NOISE[..., :3]), kind, exif=exif)
+        (tmp_path / "image").write_bytes(content)
+        expected = read_image(tmp_path / "image", channels=3, image_size=shape[:2])
+        difference = np.abs(np.int32(decode(tf.constant(content))) - expected)
+        assert difference.max() <= 1
+        assert difference.mean() <= 0.2
+
+
+@pytest.mark.parametrize("white_level", [4095.0, 1000.0, 65535.0])
+def test_white_is_that_of_the_training(white_level, tmp_path):
+    shape = (16, 16, 1)
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16 + 7
+    decode = tf.function(lambda file: saved_model.decode(file, shape, white_level))
+    eight = Image.fromarray((values // 16).astype(np.uint8))
+    for image in (Image.fromarray(values), eight):
+        content = encode(image)
+        (tmp_path / "image.png").write_bytes(content)
+        expected = read_image(
+            tmp_path / "image.png", channels=1, white_level=white_level
+        )
+        np.testing.assert_array_equal(decode(tf.constant(content)), expected)
+    if white_level == 4095:
+        deep = decode(tf.constant(encode(Image.fromarray(values))))
+        np.testing.assert_array_equal(deep.numpy()[..., 0], values // 16)
+
+
+def test_inputs_of_another_shape_are_refused_and_the_process_lives(exported):
+    """In a process of its own: the kernels of oneDNN end it over a wrong rank."""
+    peer, _, directory = exported
+    program = f"""
+import numpy as np, tensorflow as tf
+loaded = tf.saved_model.load({str(directory)!r})
+for name in ("serving_default", "features"):
+    function = loaded.signatures[name]
+    for shape in ([8, 8, 1], [8, 8], [], [2, 8, 8, 3], [2, 9, 8, 1], [2, 16, 16, 1],
+                  [2, 1, 8, 8], [1, 2, 8, 8, 1], [0, 4, 4, 1]):
+        try:
+            function(image=tf.zeros(shape, tf.uint8))
+        except tf.errors.InvalidArgumentError as error:
+            assert "[?,8,8,1]" in str(error), error
+        else:
+            raise AssertionError((name, shape))
+png = tf.io.encode_png(np.zeros([8, 8, 1], np.uint8)).numpy()
+for files in (png, [[png]]):
+    try:
+        loaded.signatures["encoded"](image_bytes=tf.constant(files))
+    except tf.errors.InvalidArgumentError as error:
+        assert "[?]" in str(error), error
+    else:
+        raise AssertionError(files)
+logits = loaded.signatures["serving_default"](image=tf.zeros([2, 8, 8, 1], tf.uint8))
+print(logits["logits"].numpy().tolist())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    logits = np.array(json.loads(result.stdout))
+    expected = logits_of(peer, np.zeros((2, 8, 8, 1), np.uint8))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_class_names_of_any_bytes_are_served_as_utf8(digits, tmp_path):
+    names = ("a\nb", "c\udcffd", "Hündin", *"0123456")
+    info = dataclasses.replace(digits.info, class_names=names)
+    peer = exports.random_peer("resnet8", info)
+    _, directory = exports.export(peer, exports.OneImage(info), tmp_path)
+    images = tf.constant(random_images((8, 8, 1), 1))
+    outputs = tf.saved_model.load(directory).signatures["serving_default"](image=images)
+    served = {name.decode() for name in outputs["classes"].numpy()[0]}
+    assert served < {"a\nb", "c\\udcffd", "Hündin", *"0123456"}
+    # The names themselves survive; a line-based file gets as many lines as classes.
+    lines = ["a\\nb", "c\\udcffd", "Hündin", *"0123456"]
+    text = (directory / "labels.txt").read_bytes().decode()
+    assert text.split("\n") == [*lines, ""]
+    for path in (directory, directory / "model.tflite"):
+        assert load_classifier(path).class_names == names
 
 
 def huge_png() -> bytes:

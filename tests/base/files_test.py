@@ -1,14 +1,18 @@
 """Files are there whole, or as they were before."""
 
+import ast
 import contextlib
+import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
+from afd_tf.base import files
 from afd_tf.base.errors import UserError
-from afd_tf.base.files import replacing, writing_to
+from afd_tf.base.files import check_writable, replacing, writing_to
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -76,3 +80,87 @@ def test_errors_of_the_system_and_of_tensorflow_become_one_line(tmp_path):
             raise error
     with pytest.raises(ZeroDivisionError), writing_to(tmp_path):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space, then give the same command"),
+        (errno.EACCES, "correct the permission, or give another directory"),
+        (errno.EROFS, "correct the permission, or give another directory"),
+        (errno.ENAMETOOLONG, "give a shorter path"),
+        (errno.ENOTDIR, "in the way: move it, or give another directory"),
+        (errno.EIO, "correct that, then give the same command"),
+    ],
+)
+def test_the_advice_fits_the_error(code, advice):
+    reason = os.strerror(code)
+    for error in (
+        OSError(code, reason),
+        tf.errors.UnknownError(None, None, f"{{{{node x}}}} /a; {reason} [Op:SaveV2]"),
+    ):
+        with (
+            pytest.raises(UserError, match=rf"{reason}.*: .*{advice}\.$"),
+            writing_to("a/b"),
+        ):
+            raise error
+
+
+def test_a_trial_of_writing_leaves_no_trace(tmp_path):
+    check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "newer")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/newer"])
+def test_a_directory_that_cannot_be_written_to_is_refused(below, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to("nowhere")
+    for name in ("file", "dead"):
+        with pytest.raises(UserError, match=f"Not a directory: '.*{name}'.*in the way"):
+            check_writable(tmp_path / name / below)
+
+    # Permissions do not bind the user who may do everything.
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(UserError, match=r"Permission denied.*correct the permission"):
+        check_writable(tmp_path / below)
+
+
+def without_encoding(tree: ast.AST) -> list[int]:
+    """Returns the lines that open text in the encoding of the locale."""
+    found = []
+    for node in ast.walk(tree):
+        function = getattr(node, "func", None)
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        if not name or "encoding" in [each.arg for each in node.keywords]:
+            continue
+        mode = node.args[:1] if ast.unparse(function) != "open" else node.args[1:2]
+        if (
+            (name == "read_text" and not node.args)
+            or (name == "write_text" and len(node.args) < 2)
+            or (name == "open" and "b" not in "".join(map(ast.unparse, mode)))
+        ) and ast.unparse(function) not in ("os.open", "Image.open"):
+            found.append(node.lineno)
+    return found
+
+
+def test_text_is_utf8_whatever_the_locale_is():
+    package = Path(files.__file__).parents[1]
+    found = {
+        f"{path.relative_to(package)}, line {line}"
+        for path in package.rglob("*.py")
+        # Those read what the system says of itself, in ASCII.
+        if path.parent.name != "benchmarks"
+        for line in without_encoding(ast.parse(path.read_text("utf-8")))
+    }
+    assert found == set()
+
+
+def test_text_of_the_locale_is_found():
+    text = 'open(a)\nb.open("a")\nc.read_text()\nd.write_text("x")\nopen(e, mode)'
+    assert without_encoding(ast.parse(text)) == [1, 2, 3, 4, 5]
+    text = 'open(a, "rb")\nb.open("xb")\nc.read_text("utf-8")\nd.write_text(x, "utf-8")'
+    assert without_encoding(ast.parse(text + '\nopen(a, encoding="utf-8")')) == []

@@ -43,6 +43,10 @@ def test_flags_of_the_four_packages_identify_a_run_unless_they_are_operational()
         "calibration_examples",
         "peer",
         "top_k",
+        "skip_bad_images",
+        "memory_gibibytes",
+        "cache_gigabytes",
+        "changed_data",
     }
     assert identifying.isdisjoint(others)
     assert operational_names() <= others

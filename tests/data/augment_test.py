@@ -119,6 +119,29 @@ def test_one_image_of_any_size_is_cropped_and_resized():
     np.testing.assert_array_equal(result, np.full([16, 16, 3], 77))
 
 
+@pytest.mark.parametrize("shape", [(48, 60), (24, 20), (31, 26), (9, 11), (60, 13)])
+def test_a_crop_is_resized_without_aliasing(shape):
+    # A smooth image keeps its look whichever way is taken.
+    rows = np.linspace(0, 3, shape[0])[:, np.newaxis, np.newaxis]
+    columns = np.linspace(0, 2, shape[1])[np.newaxis, :, np.newaxis]
+    image = np.round(127 + 120 * np.sin(rows + columns)).astype(np.uint8)
+    expected = tf.image.resize(image, (24, 20), antialias=True).numpy()
+    found = augment.resize_crop(image, (24, 20)).numpy()
+    assert found.shape == (24, 20, 1) and found.dtype == np.uint8
+    assert np.abs(found - expected)[1:-1, 1:-1].max() <= 3
+    # Stripes finer than the new pixels become an even grey.
+    if shape == (48, 60):
+        stripes = np.tile(np.uint8([0, 200, 100]), [48, 20])[..., np.newaxis]
+        np.testing.assert_array_equal(augment.resize_crop(stripes, (24, 20)), 100)
+
+
+def test_shrinking_averages_over_areas():
+    image = random_images(8, 12, 3)
+    expected = image.reshape(4, 2, 4, 3, 3).mean(axis=(1, 3))
+    found = augment.resize_crop(image, (4, 4)).numpy()
+    assert np.abs(found - expected).max() <= 0.501
+
+
 def test_central_crop():
     image = random_images(10, 6, 3)
     same = augment.central_crop(image, size=(10, 6))

@@ -88,3 +88,70 @@ def test_the_default_directory(cache_home, monkeypatch, tmp_path):
     Cache().value({}, lambda: 1)
     (path,) = (tmp_path / "home/.cache/afd_tf").iterdir()
     assert stat.S_ISREG(path.stat().st_mode)
+
+
+def names(path):
+    return {file.name for file in path.iterdir()}
+
+
+def test_what_was_not_used_for_longest_is_removed(tmp_path):
+    content = {
+        number: np.full([40, 10, 10, 1], number, np.uint8) for number in range(4)
+    }
+    labels = np.zeros([40], np.int32)
+
+    def use(number, gigabytes):
+        images, _ = Cache(tmp_path, gigabytes).images(
+            {"a": number}, lambda: (content[number], labels)
+        )
+        np.testing.assert_array_equal(images, content[number])
+
+    for age, number in enumerate((0, 1, 2)):
+        before = names(tmp_path)
+        use(number, 1)
+        for name in names(tmp_path) - before:
+            os.utime(tmp_path / name, (1000 + age, 1000 + age))
+    (tmp_path / "notes.json").write_text("not of the cache")
+    first = {
+        name for name in names(tmp_path) if os.stat(tmp_path / name).st_mtime == 1000
+    }
+    second = {
+        name for name in names(tmp_path) if os.stat(tmp_path / name).st_mtime == 1001
+    }
+    use(0, 1)  # is now the youngest
+    # Each pair of files has 4,128 + 288 bytes; there is place for three of them.
+    use(3, 3.1 * 4416 / 1e9)
+    assert first <= names(tmp_path)
+    assert not second & names(tmp_path)
+    assert len(names(tmp_path)) == 3 * 2 + 1
+
+
+def test_what_this_process_uses_stays(tmp_path):
+    cache = Cache(tmp_path, gigabytes=0)
+    for key in range(3):
+        cache.value({"a": key}, lambda: "x" * 100)
+    assert len(names(tmp_path)) == 3
+    Cache(tmp_path, gigabytes=0).value({"a": 3}, lambda: "y")
+    assert len(names(tmp_path)) == 1
+
+
+def test_abandoned_unfinished_files_are_removed(tmp_path):
+    old, new = (tmp_path / f"{c * 32}.json.1.unfinished" for c in "ab")
+    old.touch()
+    new.touch()
+    os.utime(old, (1000, 1000))
+    Cache(tmp_path).value({}, lambda: 1)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_files(tmp_path):
+    cache = Cache(tmp_path)
+    path = cache.file({"a": 1}, ".txt", lambda file: file.write(b"one"))
+    assert path.read_bytes() == b"one"
+    assert path.suffix == ".txt"
+    assert cache.file({"a": 1}, ".txt", lambda file: file.write(b"two")) == path
+    assert path.read_bytes() == b"one"
+    cache.file({"a": 1}, ".txt", lambda file: file.write(b"two"), again=True)
+    assert path.read_bytes() == b"two"
+    assert Cache(path / "below").file({}, ".txt", lambda file: None) is None

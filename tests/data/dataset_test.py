@@ -132,6 +132,12 @@ def test_flags_reach_load(monkeypatch):
         train_split="a",
         test_split="b",
         cache_dir="c",
+        cache_gigabytes=7,
+        memory_gibibytes=6,
+        test_fraction=0.3,
+        validation_fraction=0.1,
+        skip_bad_images=True,
+        changed_data="recorded",
     ):
         data.from_flags()
     expected = {
@@ -144,7 +150,14 @@ def test_flags_reach_load(monkeypatch):
         "train_split": "a",
         "test_split": "b",
         "cache_dir": "c",
+        "cache_gigabytes": 7,
+        "memory_gibibytes": 6,
+        "test_fraction": 0.3,
+        "validation_fraction": 0.1,
+        "skip_bad_images": True,
         "expected": None,
+        "recorded": None,
+        "changed_data": "recorded",
     }
     assert calls == [("mnist", expected)]
 
@@ -176,3 +189,16 @@ def test_cifar100_has_the_known_mean_and_deviation():
     np.testing.assert_allclose(
         np.sqrt(info.variance), [68.17, 65.39, 70.42], atol=0.005
     )
+
+
+def test_class_counts(digits):
+    labels = np.concatenate(
+        [
+            batch["label"][batch["weight"] > 0]
+            for batch in digits.evaluation_batches(
+                "train", batch_size=500
+            ).as_numpy_iterator()
+        ]
+    )
+    assert digits.class_counts() == [int(np.sum(labels == k)) for k in range(10)]
+    assert sum(digits.class_counts("test")) == digits.info.examples["test"]

@@ -63,3 +63,44 @@ def test_other_classes_are_refused(digits, parsed_flags):
     info = dataclasses.replace(digits.info, class_names=names)
     with pytest.raises(UserError, match="class 2 called '2', not 'zwei'"):
         data.from_flags_of_run(info, {})
+
+
+@pytest.fixture
+def run(parsed_flags, tmp_path):
+    """The info, the flags and the record of a run on a folder without splits."""
+    for number in range(30):
+        folder = tmp_path / "set" / str(number % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        image = tf.io.encode_png(np.full((9, 9, 1), 8 * number, np.uint8))
+        tf.io.write_file(str(folder / f"{number}.png"), image)
+    run_flags = {"dataset": f"folder:{tmp_path}/set/", "test_fraction": "0.4"}
+    flags.FLAGS(["test", *(f"--{name}={text}" for name, text in run_flags.items())])
+    dataset = data.from_flags()
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["test"])
+    return dataset.info, run_flags, dataset.record
+
+
+def test_images_of_a_run_stay_on_their_sides(run, tmp_path):
+    info, run_flags, record = run
+    dataset = data.from_flags_of_run(info, run_flags, record)
+    assert dataset.record == record
+    # The images that were added are not evaluated, and those of the run are.
+    image = tf.io.encode_png(np.full((9, 9, 1), 3, np.uint8))
+    for number in range(20):
+        tf.io.write_file(f"{tmp_path}/set/0/new{number}.png", image + str(number))
+    (tmp_path / "set/1/bad.png").touch()
+    dataset = data.from_flags_of_run(info, run_flags, record)
+    assert dataset.record == record
+    assert dataset.info.examples == info.examples
+
+
+def test_another_folder_has_sides_of_its_own(run, tmp_path):
+    info, run_flags, record = run
+    flags.FLAGS(
+        ["test", f"--dataset=folder:{tmp_path}/set/../set", "--test_fraction=.1"]
+    )
+    assert data.from_flags_of_run(info, run_flags, record).record == record
+    (tmp_path / "set").rename(tmp_path / "other")
+    flags.FLAGS(["test", f"--dataset=folder:{tmp_path}/other", "--test_fraction=0.9"])
+    assert data.from_flags_of_run(info, run_flags, record).record != record

@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.data import Dataset, DatasetInfo
+from afd_tf.data.decoding import EncodedImage
+from afd_tf.data.encoded_memory import EncodedMemory
 from afd_tf.data.readers import MemoryReader
 from afd_tf.data.sampling import permutation
 from afd_tf.data.stream_reader import StreamReader
@@ -23,39 +25,46 @@ def images(count):
 
 
 class NumberedSource:
-    """A source to stream from, that counts how often each image is decoded."""
+    """A source to stream from, that counts how often each image is read."""
 
     image_shape = (SIDE, SIDE, 1)
 
     def __init__(self, count):
         self.counts = {"train": count, "test": count}
         self.images, self._labels = images(count)
-        self.decoded = np.zeros(count, int)
+        self.times_read = np.zeros(count, int)
 
     def labels(self, split):
         return self._labels
 
-    def examples(self, split, indices, shuffle_seed):
+    def encoded_bytes(self, split):
+        return self.images.nbytes
+
+    def positions(self, split, indices, shuffle_seed):
         order = tf.constant(indices)
         if shuffle_seed is not None:
             order = tf.gather(order, permutation(len(indices), shuffle_seed))
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda index: (index, tf.gather(self._labels, index))
-        )
+        return tf.data.Dataset.from_tensor_slices(order)
 
-    def decode(self, undecoded):
-        def decode(index):
-            self.decoded[index] += 1
+    def examples(self, split, indices, shuffle_seed):
+        return self.positions(split, indices, shuffle_seed)
+
+    def encoded(self, split, unread):
+        def read(index):
+            self.times_read[index] += 1
             return self.images[index]
 
-        image = tf.numpy_function(decode, [undecoded], tf.uint8)
-        return tf.ensure_shape(image, self.image_shape)
+        image = tf.numpy_function(read, [unread], tf.uint8)
+        image = tf.ensure_shape(image, self.image_shape)
+        image = EncodedImage(tf.io.encode_png(image), tf.constant(1))
+        return image, tf.gather(self._labels, unread)
 
 
-def numbered(count, *, augment="none", streamed=False):
-    """A data set of `images`, and its readers by split."""
+def numbered(count, *, augment="none", streamed=False, held=False):
+    """A data set of `images`, in memory, or streamed from (held) encoded images."""
     if streamed:
         source = NumberedSource(count)
+        source = EncodedMemory(source) if held else source
         splits = {
             split: StreamReader(source, split, augment=augment, padding="reflect")
             for split in ("train", "test")

@@ -14,6 +14,7 @@ from tests.data.numbered import collect, numbered, numbers_of
 
 PROPERTIES = settings(max_examples=15, deadline=None)
 # Numbers of workers, and of replicas of each worker.
+READERS = st.sampled_from([{}, {"streamed": True}, {"streamed": True, "held": True}])
 LAYOUTS = st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (5, 1)])
 
 
@@ -33,7 +34,7 @@ def of_workers(make, layout):
 
 @PROPERTIES
 @given(
-    streamed=st.booleans(),
+    reader=READERS,
     augment=st.sampled_from(["none", "cifar"]),
     count=st.integers(1, 60),
     batch_size=st.integers(1, 40),
@@ -42,11 +43,11 @@ def of_workers(make, layout):
     first_step=st.integers(0, 150),
 )
 def test_every_epoch_has_each_image_once(
-    *, streamed, augment, count, batch_size, layout, seed, first_step
+    *, reader, augment, count, batch_size, layout, seed, first_step
 ):
     workers, share = layout
     replicas = workers * share
-    dataset = numbered(count, augment=augment, streamed=streamed)
+    dataset = numbered(count, augment=augment, **reader)
     steps = dataset.steps_per_epoch(batch_size)
     first_step %= 2 * steps
     make = functools.partial(
@@ -81,14 +82,14 @@ def test_every_epoch_has_each_image_once(
 
 @PROPERTIES
 @given(
-    streamed=st.booleans(),
+    reader=READERS,
     count=st.integers(1, 60),
     batch_size=st.integers(5, 40),
     layout=LAYOUTS,
 )
-def test_an_evaluation_counts_each_image_once(streamed, count, batch_size, layout):
+def test_an_evaluation_counts_each_image_once(reader, count, batch_size, layout):
     _, share = layout
-    dataset = numbered(count, streamed=streamed)
+    dataset = numbered(count, **reader)
     make = functools.partial(dataset.evaluation_batches, "test", batch_size=batch_size)
     parts = of_workers(make, layout)
     steps = -(-count // batch_size)

@@ -6,6 +6,11 @@ import tensorflow as tf
 
 from afd_tf import data
 from afd_tf.base.errors import UserError
+from afd_tf.data.cache import Cache
+from afd_tf.data.encoded_memory import EncodedMemory
+from afd_tf.data.sharding import Share
+from afd_tf.data.stream_reader import StreamReader
+from afd_tf.data.tfds_source import TfdsSource
 
 COUNTS = {"train": 40, "test": 12}
 
@@ -135,6 +140,37 @@ def test_a_stream_repeats_itself_and_reshuffles(plain, monkeypatch):
     for left, right in zip(whole[7:], rest, strict=True):
         np.testing.assert_array_equal(left["image"], right["image"])
         np.testing.assert_array_equal(left["label"], right["label"])
+
+
+def test_files_in_memory_are_in_the_order_of_the_stream(plain, tmp_path):
+    _, root = plain
+    source = TfdsSource(
+        "plain",
+        data_dir=root,
+        download=False,
+        image_size=None,
+        train_split="train[10%:]",
+        test_split=None,
+        cache=Cache(tmp_path),
+    )
+    assert source.encoded_bytes("train") > 36 * 8 * 8 * 3
+    for indices in (np.arange(36), np.arange(1, 36, 3)):
+        seeds = {"batch_size": 8, "seed": 3, "epochs": 2, "first_step": 1}
+        share = Share(2, range(1, 2))
+        streamed, held = (
+            list(
+                StreamReader(
+                    each, "train", augment="imagenet", padding="zero", indices=indices
+                )
+                .train_batches(**seeds, share=share)
+                .as_numpy_iterator()
+            )
+            for each in (source, EncodedMemory(source))
+        )
+        assert len(streamed) == len(held) == 2 * -(-len(indices) // 8) - 1
+        for left, right in zip(streamed, held, strict=True):
+            np.testing.assert_array_equal(left["image"], right["image"])
+            np.testing.assert_array_equal(left["label"], right["label"])
 
 
 def test_the_second_start_needs_no_tfds(plain, monkeypatch):

@@ -12,7 +12,7 @@ from afd_tf.benchmarks.worker_process import resident_peak
 from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
 from afd_tf.distill.methods.afd_unpaired import UnpairedFeatureDistillation
 from afd_tf.distill.methods.dml import MutualLearning
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.distill.step import Execution
 from tests import tiny
 

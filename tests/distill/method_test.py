@@ -10,7 +10,7 @@ from afd_tf.distill import methods
 from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
 from afd_tf.distill.methods.alignment import FeatureAlignment
 from afd_tf.distill.methods.independent import Independent
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from tests import tiny
 
 RECIPE = Recipe("sgd", learning_rate=0.05, decay=1e-3)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from afd_tf.base.errors import UserError
-from afd_tf.distill.optimizers import SGD, Adam, Recipe
+from afd_tf.distill.optimizers import SGD, Adam
+from afd_tf.distill.recipes import Recipe
 
 GRADIENTS = np.random.default_rng(1).normal(size=(6, 5))
 START = np.random.default_rng(2).normal(size=5)
@@ -58,6 +59,24 @@ def test_decoupled_adam_agrees_with_keras():
     mine = run(Adam(0.01, decay=0.5, decay_mode="decoupled", epsilon=1e-7))
     keras_own = run(keras.optimizers.AdamW(0.01, weight_decay=0.5, epsilon=1e-7))
     np.testing.assert_allclose(mine, keras_own, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 100.0])
+def test_the_norm_of_all_gradients_together_is_clipped(clip):
+    start = [np.float32([1.0, -2.0]), np.float32([[0.5]])]
+    gradients = [np.float32([3.0, 4.0]), np.float32([[12.0]])]  # of norm 13
+    variables = [keras.Variable(values) for values in start]
+    recipe = Recipe("sgd", 1.0, decay=0.1, drops=(), momentum=0.0, clip_norm=clip)
+    optimizer = recipe.build(epochs=1, steps_per_epoch=1, name="sgd")
+    optimizer.build(variables)
+    norm = optimizer.apply_scaled([keras.ops.array(g) for g in gradients], variables)
+    # What is reported is the norm before; the decay is not clipped.
+    assert float(norm) == pytest.approx(13.0)
+    factor = min(1.0, (clip or np.inf) / 13)
+    for variable, value, gradient in zip(variables, start, gradients, strict=True):
+        np.testing.assert_allclose(
+            variable.numpy(), value - factor * gradient - 0.1 * value, rtol=1e-5
+        )
 
 
 def test_an_unknown_kind_is_refused():

@@ -66,10 +66,17 @@ def build(name: str, count: int, accumulate: int = 1) -> Method:
         teachers[0].trainable = False
     # At its own rate, 2e-5, Adam would hide in the tolerance what it does wrong.
     with flagsaver.as_parsed(
-        method=name, afd_learning_rate="0.001", accumulate=str(accumulate)
+        method=name,
+        afd_learning_rate="0.001",
+        accumulate=str(accumulate),
+        ema="0.9",
+        gradient_clip="0.5",
+        label_smoothing="0.1",
+        schedule="cosine",
+        warmup_epochs="0.5",
     ):
         method = methods.method_from_flags(peers, teachers)
-    # Epochs enough for the learning rates to drop after these steps.
+    # Epochs enough for the learning rates to fall after these steps.
     tiny.compiled(method, epochs=4, steps_per_epoch=len(STEPS))
     allow_auto_clustering(method)
     return method
@@ -82,12 +89,16 @@ def state(method: Method, strategy) -> dict[str, np.ndarray]:
     """
 
     def copies(variable):
-        return np.stack(strategy.experimental_local_results(variable.value))
+        own = variable.value if isinstance(variable, keras.Variable) else variable
+        return np.stack(strategy.experimental_local_results(own))
 
     found = {}
     for kind in ("trainable", "non_trainable"):
         for number, variable in enumerate(getattr(method, f"{kind}_variables")):
             found[f"{kind}/{number} {variable.path}"] = copies(variable)
+    for number, averages in enumerate(method.averages.variables):
+        for place, average in enumerate(averages):
+            found[f"average/{number}/{place}"] = copies(average)
     for objective in method.objectives:
         moments = collections.defaultdict(list)
         for variable in objective.optimizer.variables:

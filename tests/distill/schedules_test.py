@@ -1,9 +1,15 @@
-"""The step decay of learning rates, step by step."""
+"""Schedules of learning rates, step by step."""
 
+import math
+
+import keras
+import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from afd_tf.base.errors import UserError
-from afd_tf.distill.schedules import StepDecay
+from afd_tf.distill.recipes import logit_recipe_from_flags
+from afd_tf.distill.schedules import Cosine, LinearWarmup, StepDecay
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,43 @@ def test_the_recipes_epochs():
 def test_drops_outside_the_run_are_refused():
     with pytest.raises(UserError, match="between 0 and 1"):
         StepDecay(0.1, (150, 225), 0.1, 300, 391)
+
+
+def test_cosine_is_half_a_wave_from_the_rate_to_nothing():
+    schedule = Cosine(0.4, epochs=5, steps_per_epoch=4)
+    for step in range(21):
+        expected = 0.4 * (1 + math.cos(math.pi * step / 20)) / 2
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-7), step
+    # Keras' own, another implementation.
+    other = keras.optimizers.schedules.CosineDecay(0.4, 20)
+    assert float(schedule(13)) == pytest.approx(float(other(13)), rel=1e-5)
+
+
+def test_rates_grow_linearly_and_then_follow_the_schedule():
+    plain = StepDecay(0.1, (0.5,), 0.1, 4, 5)
+    schedule = LinearWarmup(plain, 4)
+    rates = [float(schedule(step)) for step in range(20)]
+    np.testing.assert_allclose(rates[:4], [0.025, 0.05, 0.075, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rates[4:], [float(plain(n)) for n in range(4, 20)])
+
+
+def test_a_recipe_has_the_schedule_of_the_flags():
+    with flagsaver.as_parsed(
+        schedule="cosine", warmup_epochs="0.5", learning_rate="0.2", gradient_clip="3"
+    ):
+        recipe = logit_recipe_from_flags()
+    assert (recipe.kind, recipe.clip_norm) == ("sgd", 3.0)
+    optimizer = recipe.build(epochs=4, steps_per_epoch=4, name="sgd")
+    optimizer.build([keras.Variable(np.zeros(1, np.float32))])
+    first = 0.2 * 0.5  # the first of two warm-up steps
+    assert float(optimizer.learning_rate) == pytest.approx(first)
+    with flagsaver.as_parsed(optimizer="adamw"):
+        recipe = logit_recipe_from_flags()
+    assert (recipe.kind, recipe.learning_rate, recipe.decay) == ("adam", 1e-3, 0.05)
+    assert recipe.decay_mode == "decoupled"
+    for flag, value in (("optimizer", "adamv"), ("schedule", "cosinus")):
+        with (
+            flagsaver.as_parsed(**{flag: value}),
+            pytest.raises(UserError, match=f"unknown {flag} '{value}'. Did you mean"),
+        ):
+            logit_recipe_from_flags()

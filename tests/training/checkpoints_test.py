@@ -9,9 +9,10 @@ from absl.testing import flagsaver
 
 from afd_tf.base.errors import UserError
 from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
+from afd_tf.distill.methods.independent import Independent
 from afd_tf.distill.methods.one import OnTheFlyEnsemble
 from afd_tf.training.checkpoints import Checkpoints, checkpoint_from_flags, load_peers
-from tests import tiny
+from tests import exports, tiny
 
 STATE = {"step": 0, "sums": [0.1, 1 / 3], "seconds": 1.5}
 
@@ -193,6 +194,22 @@ def test_load_peers_of_the_best_checkpoint(tmp_path):
         checkpoint_from_flags()
     with pytest.raises(UserError, match="Did you mean 'best'"):
         load_peers(tmp_path, "beast")
+
+
+def test_auto_is_the_best_where_there_is_one(tmp_path, digits):
+    images = exports.random_images(digits.info.image_shape, 3)
+    last = exports.write_run(tmp_path, digits.info)
+    peers, _ = load_peers(tmp_path, "auto")
+    np.testing.assert_array_equal(peers[0](images).logits, last[0](images).logits)
+    method = Independent(last)
+    method.compile(epochs=1, steps_per_epoch=1)
+    variable = last[0].classifier.bias
+    variable.assign(variable + 1.0)
+    Checkpoints(tmp_path, method).save({"step": 1}, best=True)
+    peers, _ = load_peers(tmp_path, "auto")
+    np.testing.assert_array_equal(peers[0](images).logits, last[0](images).logits)
+    peers, _ = load_peers(tmp_path, "last")
+    assert np.abs(peers[0](images).logits - last[0](images).logits).max() > 0.9
 
 
 def test_load_peers_of_branches(tmp_path):

@@ -1,5 +1,6 @@
 """The run directory: flags, metrics, and another run's directory."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,8 +8,15 @@ import tensorflow as tf
 
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import writing_to
+from afd_tf.base.flag_files import expand_flag_files
 from afd_tf.training import strategy
-from afd_tf.training.run_directory import RunDirectory, read_flags, read_metrics
+from afd_tf.training.run_directory import (
+    RunDirectory,
+    read_flags,
+    read_info,
+    read_metrics,
+    read_record,
+)
 from tests import tiny
 
 VALUES = {"method": "afd", "seed": "0", "augment": "auto", "data_dir": "/a"}
@@ -40,6 +48,22 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
     with pytest.raises(UserError, match="--method was afd, is now dml, --temperature"):
         RunDirectory(tmp_path, {**VALUES, "method": "dml", "temperature": "2.0"})
     assert (tmp_path / "flags.cfg").read_text() == before
+
+
+def test_a_flag_that_did_not_exist_yet_is_at_its_default(tmp_path):
+    begun(tmp_path)
+    begun(tmp_path, {**VALUES, "label_smoothing": "0.0", "nesterov": "false"})
+    with pytest.raises(UserError, match=r"--label_smoothing was 0\.0, is now 0\.1"):
+        RunDirectory(tmp_path, {**VALUES, "label_smoothing": "0.1"})
+
+
+def test_more_epochs_alone_extend_a_run(tmp_path):
+    values = {**VALUES, "epochs": "3"}
+    begun(tmp_path, values)
+    assert RunDirectory(tmp_path, values).epochs_before is None
+    assert RunDirectory(tmp_path, {**values, "epochs": "5"}).epochs_before == 3
+    with pytest.raises(UserError, match="--epochs was 3, is now 5, --method was afd"):
+        RunDirectory(tmp_path, {**values, "epochs": "5", "method": "dml"})
 
 
 def test_a_directory_without_checkpoints_may_begin_anew(tmp_path):
@@ -77,3 +101,66 @@ def test_an_unwritable_place_is_one_message(tmp_path):
         writing_to(tmp_path),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+@pytest.mark.parametrize("path", ["a\nb", "a\r", " a", "a\udcff", "a\u2028"])
+def test_flags_that_would_not_come_back_from_their_file_are_refused(path, tmp_path):
+    values = {**VALUES, "dataset": f"folder:/data/{path}" if path[0] != " " else path}
+    with pytest.raises(UserError, match=r"--dataset='.*' cannot be kept") as error:
+        RunDirectory(tmp_path, values)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_with_odd_letters_come_back(tmp_path):
+    """Within a line, also those at which Python breaks lines of text."""
+    for path in ("a b", "a\u2028b", "a\x0bb", "a\x85b", "猫", "a=b", "#", "--seed=3"):
+        values = {**VALUES, "augment": "none", "dataset": f"folder:/data/{path}"}
+        begun(tmp_path / path, values)
+        assert read_flags(tmp_path / path) == values
+        flag_file = f"--flagfile={tmp_path / path / 'flags.cfg'}"
+        expected = [f"--{name}={text}" for name, text in sorted(values.items())]
+        assert expand_flag_files([flag_file]) == expected
+
+
+def test_names_of_any_bytes_come_back(tmp_path):
+    names = ("a\nb", "caf\udce9", "猫", "")
+    info = dataclasses.replace(tiny.info(), class_names=names)
+    RunDirectory(tmp_path, VALUES).initialize(info)
+    assert read_info(tmp_path).class_names == names
+    assert (tmp_path / "dataset.json").read_bytes().decode("utf-8")
+
+
+def test_metrics_that_a_crash_left_as_other_bytes_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\x00')
+    assert read_metrics(tmp_path) == [{"epoch": 1}]
+
+
+RECORD = {"format": 1, "images": [["train", "a", "a/1.png", "0" * 32]]}
+
+
+def test_the_first_record_of_images_is_kept(tmp_path):
+    run_directory = RunDirectory(tmp_path, VALUES)
+    assert run_directory.record is None
+    run_directory.initialize(tiny.info(), RECORD)
+    again = RunDirectory(tmp_path, VALUES)
+    assert again.record == RECORD
+    again.initialize(tiny.info(), {**RECORD, "images": []})
+    assert read_record(tmp_path) == RECORD
+    # Digits, say, have none.
+    begun(tmp_path / "other")
+    assert read_record(tmp_path / "other") is None
+
+
+def test_forms_of_one_folder_are_one_run_and_its_images_may_move(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {**VALUES, "dataset": "folder:photos"}
+    run_directory = RunDirectory(tmp_path / "run", values)
+    run_directory.initialize(tiny.info(), RECORD)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    for form in ("folder:photos/", "folder:./photos", f"folder:{tmp_path}/photos"):
+        RunDirectory(tmp_path / "run", {**values, "dataset": form})
+    # Elsewhere: the images themselves decide, when they are opened.
+    RunDirectory(tmp_path / "run", {**values, "dataset": "folder:moved"})
+    with pytest.raises(UserError, match=r"--dataset was folder:.*, is now digits"):
+        RunDirectory(tmp_path / "run", {**values, "dataset": "digits"})

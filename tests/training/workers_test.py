@@ -186,8 +186,9 @@ def test_every_worker_refuses_a_checkpoint_of_another_version(undisturbed, tmp_p
         assert "was written by another version of afd_tf" in message
 
 
-@pytest.mark.parametrize("text", ["no JSON", '{"cluster": {}}', '{"task": 3}'])
-def test_a_wrong_tf_config_is_one_line(text, tmp_path):
+def test_a_wrong_tf_config_is_one_line(tmp_path):
+    text = '{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}}'
+
     result = subprocess.run(
         [sys.executable, "-m", "afd_tf.train", f"--run_dir={tmp_path / 'run'}"],
         env={**os.environ, "TF_CONFIG": text},

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.distill.label_loss import label_loss_from_flags
 from afd_tf.distill.method import Method
 from afd_tf.distill.methods import (
     afd,
@@ -24,6 +25,7 @@ from afd_tf.distill.methods import (
     one,
 )
 from afd_tf.distill.offline_distillation import Teacher
+from afd_tf.distill.recipes import set_optimizer_defaults
 from afd_tf.models import Peer
 
 __all__ = [
@@ -196,11 +198,12 @@ def build_method(
 
 
 def set_method_defaults() -> MethodEntry:
-    """Gives flags the defaults of --method, and returns its entry.
+    """Gives flags the defaults of --method and --optimizer; returns the method's entry.
 
     Raises:
-      UserError: an unknown method.
+      UserError: an unknown method or optimizer.
     """
+    set_optimizer_defaults()
     entry = _entry(_METHOD.value)
     for name, value in {**entry.defaults, **entry.peer_defaults}.items():
         # Leaves alone what the command line has set.
@@ -209,18 +212,23 @@ def set_method_defaults() -> MethodEntry:
 
 
 def method_from_flags(
-    peers: Sequence[Peer], frozen_teachers: Sequence[Teacher] = ()
+    peers: Sequence[Peer],
+    frozen_teachers: Sequence[Teacher] = (),
+    class_counts: Callable[[], Sequence[int]] = tuple,
 ) -> Method:
     """Builds the method that --method names, with its own flags.
 
     Args:
       peers: built networks.
       frozen_teachers: the networks that --teacher names.
+      class_counts: returns the number of training images of each class, for
+        --class_weights=balanced.
 
     Raises:
       UserError: see `build_method`.
     """
     settings = set_method_defaults().settings_from_flags()
+    settings["label_loss"] = label_loss_from_flags(class_counts)
     return build_method(_METHOD.value, peers, frozen_teachers, **settings)
 
 

@@ -18,7 +18,7 @@ from afd_tf.distill.methods import dml
 from afd_tf.distill.metrics import Values, discriminator_monitors
 from afd_tf.distill.objective import Objective, Outputs, Pass
 from afd_tf.distill.offline_distillation import Teacher, require_maps
-from afd_tf.distill.optimizers import Recipe, decay_mode_from_flags, drops_from
+from afd_tf.distill.recipes import Recipe, decay_mode_from_flags, drops_from
 from afd_tf.distill.topology import frozen, teachers
 from afd_tf.distill.update_order import (
     check_update_order,

@@ -13,7 +13,7 @@ from afd_tf.distill.methods import dml
 from afd_tf.distill.methods.afd import ADAM_RECIPE, adam_recipe_from_flags
 from afd_tf.distill.metrics import Values
 from afd_tf.distill.objective import Objective, Outputs, Pass
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.distill.update_order import (
     check_update_order,
     merge_losses,

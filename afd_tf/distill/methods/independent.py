@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-from afd_tf.distill import losses
 from afd_tf.distill.method import Method, method_settings_from_flags
 from afd_tf.distill.metrics import Values, top1_correct
 from afd_tf.distill.objective import Outputs
@@ -18,7 +17,7 @@ class Independent(Method):
         values, monitors = {}, {}
         for number, output in enumerate(outputs):
             peer = f"peer_{number}"
-            values[f"{peer}/logit"] = losses.cross_entropy(labels, output.logits)
+            values[f"{peer}/logit"] = self.label_loss(labels, output.logits)
             monitors[f"{peer}/accuracy"] = top1_correct(labels, output.logits)
         return values, monitors
 

@@ -23,7 +23,7 @@ from afd_tf.distill.offline_distillation import (
     Teacher,
     single_teacher,
 )
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.models import Peer
 from afd_tf.models.discriminator import Discriminator, TransferLayer
 

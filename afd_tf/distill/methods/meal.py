@@ -16,7 +16,7 @@ from afd_tf.distill.logit_distillation import (
 from afd_tf.distill.metrics import Values, discriminator_monitors
 from afd_tf.distill.objective import Objective, Outputs
 from afd_tf.distill.offline_distillation import Teacher, require_maps
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.models import Peer, PeerOutput
 from afd_tf.models.layers import pooling_weights
 

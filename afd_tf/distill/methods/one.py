@@ -120,7 +120,7 @@ class OnTheFlyEnsemble(Method):
     ) -> tuple[Values, Values]:
         """Returns L and, as monitors, its parts and the accuracies."""
         together = self._gated_logits(outputs, training=True)
-        total = losses.cross_entropy(labels, together)
+        total = self.label_loss(labels, together)
         monitors = {
             "ensemble/loss_cross_entropy": total,
             "ensemble/accuracy": top1_correct(labels, together),
@@ -130,7 +130,7 @@ class OnTheFlyEnsemble(Method):
         grown = self.logit_weight * ramp(epoch, self.ramp_part * self.epochs)
         total = self.label_weight * total
         for number, output in enumerate(outputs):
-            entropy = losses.cross_entropy(labels, output.logits)
+            entropy = self.label_loss(labels, output.logits)
             divergence = losses.softened_divergence(
                 together, output.logits, self.temperature
             )

@@ -8,7 +8,7 @@ import tensorflow as tf
 from afd_tf.base.errors import UserError
 from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
 from afd_tf.distill.methods.dml import MutualLearning
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from afd_tf.models import PeerOutput, build_peer
 from tests import tiny
 

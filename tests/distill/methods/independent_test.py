@@ -3,7 +3,7 @@
 import numpy as np
 
 from afd_tf.distill.methods.independent import Independent
-from afd_tf.distill.optimizers import Recipe
+from afd_tf.distill.recipes import Recipe
 from tests import tiny
 
 RECIPE = Recipe("sgd", learning_rate=0.05, decay=1e-3)
