@@ -114,8 +114,9 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     """Trains; returns the exit code."""
     timer = StartupTimer(_STARTED)
     timer.mark("imports")
-    # A bad --export_dir shows now, not after the training.
-    check_export_from_flags()
+    if export_wanted():
+        # A bad --export_dir shows now, not after the training.
+        check_export_from_flags()
     methods.set_method_defaults()
     precision_from_flags()
     seed = seed_from_flags()
