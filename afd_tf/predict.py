@@ -25,6 +25,7 @@ prepare_environment()
 import numpy as np
 
 from afd_tf.artifacts import classifier
+from afd_tf.artifacts.networks import softmax
 from afd_tf.data import DatasetInfo, image_files
 
 # Decoded images that are held at a time.
@@ -121,7 +122,7 @@ def predict(
                 f"({type(error).__name__}: {error}): remove or repair it."
             )
     if images:
-        probabilities = classifier.softmax(np.float64(loaded.logits(np.stack(images))))
+        probabilities = softmax(np.float64(loaded.logits(np.stack(images))))
         for answer, row in zip(readable, probabilities, strict=True):
             answer["classes"] = [
                 {

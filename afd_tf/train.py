@@ -53,12 +53,17 @@ from afd_tf.training.console_report import (
 )
 from afd_tf.training.initialization import initialize_from_flags
 from afd_tf.training.loop import TrainingLoop, epochs_from_flags, evaluation_function
+from afd_tf.training.network_records import keep_networks
 from afd_tf.training.numerics import (
     allow_auto_clustering,
     precision_from_flags,
     seed_from_flags,
 )
-from afd_tf.training.run_directory import RunDirectory, run_dir_from_flags
+from afd_tf.training.run_directory import (
+    RunDirectory,
+    report_wanted,
+    run_dir_from_flags,
+)
 from afd_tf.training.run_lock import lock_run
 from afd_tf.training.run_state import (
     NotFiniteError,
@@ -105,9 +110,7 @@ def main(argv: list[str]) -> int | None:
             return _STOP.exit_code
         # The strategy cannot go on, and cannot be made again in this process.
         kind = type(error).__name__
-        return preemption.start_again(
-            "afd_tf.train", f"another worker was lost ({kind})"
-        )
+        return preemption.start_again(f"another worker was lost ({kind})")
 
 
 def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
@@ -140,6 +143,7 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     replicas = strategy.num_replicas_in_sync
     if workers.is_chief:
         run_directory.initialize(dataset.info, dataset.record)
+        keep_networks(run_directory.directory, method.peers)
         run_directory.truncate_metrics(state.step // method.steps_per_epoch)
         report_start(
             method,
@@ -290,7 +294,18 @@ def end(run_directory: RunDirectory, dataset: data.Dataset, summary: dict) -> No
         summary["exported"] = export_from_flags(run_directory.directory, dataset)
     run_directory.write_summary(summary)
     report_end(summary, run_directory.directory)
+    if report_wanted():
+        write_report(run_directory.directory)
     print_json(summary)
+
+
+def write_report(run_dir: Path) -> None:
+    """Writes the report on a run that has ended into its directory."""
+    # Imported now: its figures and its page take a second to import.
+    from afd_tf.analysis import report
+
+    written = report.write_report([run_dir], run_dir / report.FOLDER, images=True)
+    say(f"report: {written['files'][0]}")
 
 
 def default_run_dir() -> Path:

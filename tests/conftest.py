@@ -4,7 +4,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from afd_tf import data
+from afd_tf.base.command_line import quick_imports
+
+with quick_imports():
+    from afd_tf import data
+
 from afd_tf.artifacts.manifest import FORMATS
 from tests import exports
 

@@ -44,7 +44,7 @@ def test_prints_one_object_and_nothing_else(tmp_path):
     assert answer["formats"]["tflite_int8"]["calibration"]["count"] == 20
     images = exports.random_images((8, 8, 1), 3)
     for name in ("", "model.tflite"):
-        exports.assert_same_logits(
+        exports.assert_same_scores(
             load_classifier(tmp_path / "x" / "1" / name).logits(images),
             exports.logits_of(peers[1], images),
         )

@@ -83,24 +83,24 @@ exec nsenter --net=/proc/"$OTHER_NODE"/ns/net "$@"
 NETWORKS = """
 set -e
 ip link set lo up
-unshare --net sleep 1000 &
-export OTHER_NODE=$!
+# The other node's first process speaks when its network is its own. Until then it is in
+# this one, and the cable's other end would be given to this one.
+coproc NODE { exec unshare --net bash -c 'echo here; read -r'; }
+export OTHER_NODE=$NODE_PID
 trap 'kill "$OTHER_NODE"' EXIT
-# The link of a process that is just being started may be empty.
-until
-  other=$(readlink /proc/$OTHER_NODE/ns/net || true)
-  [[ $other && $other != $(readlink /proc/$$/ns/net) ]]
-do
+read -r <&"${NODE[0]}"
+on_the_other() { nsenter --net=/proc/"$OTHER_NODE"/ns/net "$@"; }
+ip link add cable0 type veth peer name cable1
+ip link set cable1 netns "$OTHER_NODE"
+for ((looks = 0; looks < 300; looks++)); do
+  on_the_other ip link show cable1 > /dev/null 2>&1 && break
   sleep 0.1
 done
-ip link add cable0 type veth peer name cable1 netns "$OTHER_NODE"
 ip address add 10.0.0.1/24 dev cable0
 ip link set cable0 up
-nsenter --net=/proc/"$OTHER_NODE"/ns/net bash -ec '
-  ip link set lo up
-  ip address add 10.0.0.2/24 dev cable1
-  ip link set cable1 up
-'
+on_the_other ip link set lo up
+on_the_other ip address add 10.0.0.2/24 dev cable1
+on_the_other ip link set cable1 up
 "$@"
 """
 IN_NETWORKS = ("unshare", "--net", "--map-root-user", "bash", "-c", NETWORKS, "bash")

@@ -81,7 +81,12 @@ def metadata(wheel, name):
 def test_the_wheel_holds_the_package_and_the_flag_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {path.relative_to(ROOT) for path in (ROOT / "afd_tf").rglob("*.py")}
+    # The template of `report` is read beside its module.
+    modules = {
+        path.relative_to(ROOT)
+        for pattern in ("*.py", "*.jinja")
+        for path in (ROOT / "afd_tf").rglob(pattern)
+    }
     configs = {path.relative_to(ROOT) for path in (ROOT / "flags").rglob("*.cfg")}
     expected = modules | {Path("afd_tf") / path for path in configs}
     assert held == {path.as_posix() for path in expected}
@@ -109,7 +114,8 @@ def test_the_wheel_needs_what_the_requirements_say(wheel):
     included = [line.removeprefix("-r requirements") for line in lines("-dev")]
     included = [name.removesuffix(".txt") for name in included]
     assert included[0] == ""
-    extras = {"serving": ["-serving"], "onnx": ["-onnx"], "dev": included[1:]}
+    single = ("serving", "onnx", "pretrained", "hub")
+    extras = {**{name: [f"-{name}"] for name in single}, "dev": included[1:]}
     expected = {canonical(line) for line in lines("")}
     for extra, names in extras.items():
         expected |= {canonical(line, extra) for x in names for line in lines(x)}

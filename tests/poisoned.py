@@ -1,18 +1,24 @@
 """`afd_tf.train`, with steps whose loss is no number; no test, but its program:
 
-python -m tests.poisoned --poisoned_steps=3,8 --dataset=digits ...
+python -m tests.poisoned --poisoned_steps=3,8 --dataset=digits --peers=small,small ...
 
 It is the batches of those steps, whenever they come, and of several workers the first
 one's part of them alone.
 """
 
-import tensorflow as tf
 from absl import flags
 
+from afd_tf.base.command_line import prepare_environment, quick_imports, run
+
+with quick_imports():
+    prepare_environment(training=True)
+
+import tensorflow as tf
+
 from afd_tf import data, train
-from afd_tf.base.command_line import run
 from afd_tf.distill.method import Method
 from afd_tf.training.strategy import worker_count_from_flags
+from tests import tiny
 
 _POISONED_STEPS = flags.DEFINE_list("poisoned_steps", [], "Counted from 0.")
 
@@ -53,6 +59,7 @@ def main(argv: list[str]) -> int | None:
         return undisturbed(strategy, workers)
 
     train.train = poisoned
+    tiny.register_small()
     return train.main(argv)
 
 

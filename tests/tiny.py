@@ -1,6 +1,7 @@
 """Small images and networks that the tests share."""
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -8,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.data import Dataset, DatasetInfo, readers
-from afd_tf.models import Peer, PeerOutput, build_peer, build_peers
+from afd_tf.data.image_recipe import ImageRecipe
+from afd_tf.models import PEERS, Peer, PeerOutput, build_peer, build_peers
 from afd_tf.models.layers import ConvolutionBlock
 from afd_tf.models.stage import Stage
 
@@ -38,15 +40,13 @@ def batch(seed=0, size=8, image_shape=(8, 8, 3)) -> dict[str, tf.Tensor]:
     }
 
 
-def dataset(train, test, validation=0) -> Dataset:
+def dataset(train, test, validation=0, **recipe) -> Dataset:
     """Random images, so many in each split."""
     examples = {"train": train, "validation": validation, "test": test}
     splits = {}
     for seed, (split, size) in enumerate(examples.items()):
         images, labels = (values.numpy() for values in batch(seed, size).values())
-        splits[split] = readers.MemoryReader(
-            images, labels, augment="none", padding="reflect"
-        )
+        splits[split] = readers.MemoryReader(images, labels, ImageRecipe(**recipe))
     return Dataset(dataclasses.replace(info(), examples=examples), splits)
 
 
@@ -69,6 +69,24 @@ class SmallPeer(Peer):
             },
             **kwargs,
         )
+
+
+Small = functools.partial(SmallPeer, (8, 16), (1, 2))
+
+
+def register_small() -> None:
+    """Makes "small" the name of a peer of two layers, which is soon traced."""
+    PEERS["small"] = (Small, ("small",))
+
+
+def small_peers(count=2, seed=0):
+    keras.utils.set_random_seed(seed)
+    own = info()
+    shape = {"num_classes": CLASSES, "mean": own.mean, "variance": own.variance}
+    made = [Small(**shape) for _ in range(count)]
+    for peer in made:
+        peer.build_for(own.image_shape)
+    return made
 
 
 def peers(*names, seed=0):

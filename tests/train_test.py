@@ -1,4 +1,8 @@
-"""The train command: a run from end to end, stopped in every way, and refused."""
+"""The train command: a run from end to end, stopped in every way, and refused.
+
+Most of the runs are of a program that differs from the command in one thing: it knows
+a network so small that a run takes few seconds.
+"""
 
 import json
 import os
@@ -14,38 +18,49 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from afd_tf import data, train
+from afd_tf import data, models, train
 from afd_tf.artifacts.classifier import load_classifier
-from afd_tf.artifacts.evaluation import measure
+from afd_tf.artifacts.evaluation import predict_split
+from afd_tf.base import command_line
 from afd_tf.base.errors import UserError
 from afd_tf.training.run_directory import read_flags
-from tests import poisoned
+from tests import poisoned, small_train, tiny
 
 EPOCHS = 3
 # More of them make a longer experiment of the same test.
 KILLS = int(os.environ.get("AFD_TF_TEST_KILLS", "2"))
 SETTINGS = {
     "method": "afd",
+    "peers": "small,small",
     "batch_size": "32",
     "learning_rate": "0.05",
     "validation_examples": "100",
 }
 FLAGS = [
     "--dataset=digits",
-    "--peers=resnet8,resnet8",
     f"--epochs={EPOCHS}",
     *(f"--{name}={value}" for name, value in SETTINGS.items()),
 ]
 
 
-def command(run_dir, *more):
-    return [sys.executable, "-m", "afd_tf.train", *FLAGS, f"--run_dir={run_dir}", *more]
+@pytest.fixture(scope="module", autouse=True)
+def small_peer():
+    """Lets this process know the network, too."""
+    tiny.register_small()
+    yield
+    del models.PEERS["small"]
 
 
-def finish(run_dir, *more):
-    result = subprocess.run(
-        command(run_dir, *more), capture_output=True, text=True, check=False
-    )
+def command(run_dir, *more, program=small_train.__name__):
+    return [sys.executable, "-m", program, *FLAGS, f"--run_dir={run_dir}", *more]
+
+
+def run(arguments):
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def finish(run_dir, *more, **program):
+    result = run(command(run_dir, *more, **program))
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 
@@ -53,9 +68,8 @@ def finish(run_dir, *more):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return run_dir, finish(
-        run_dir, f"--export_dir={run_dir.parent / 'exported'}", "--checkpoint=last"
-    )
+    exports = f"--export_dir={run_dir.parent / 'exported'}", "--checkpoint=last"
+    return run_dir, finish(run_dir, *exports, "--report")
 
 
 def outcome(run_dir):
@@ -106,30 +120,60 @@ def test_a_run_leaves_all_it_should(undisturbed):
     assert summary["mean_accuracy"] == pytest.approx(np.mean(accuracies))
     assert summary["mean_accuracy"] == last["test/mean/accuracy"]
     assert summary["ensemble_accuracy"] == last["test/ensemble/accuracy"]
+    balanced = [peer["balanced_accuracy"] for peer in summary["peers"]]
+    assert balanced == [last[f"test/peer_{k}/balanced_accuracy"] for k in (0, 1)]
+    for name in ("mean", "ensemble"):
+        expected = last[f"test/{name}/balanced_accuracy"]
+        assert summary[f"{name}_balanced_accuracy"] == expected
     # A run that learned nothing would be at 0.1.
     assert min(accuracies) > 0.5
     # Accuracies are whole numbers of images.
     assert [round(a * 360) / 360 for a in accuracies] == pytest.approx(accuracies)
     best = summary["best_validation"]
     assert best["mean/accuracy"] == max(x["validation/mean/accuracy"] for x in lines)
+    chosen = lines[best["epoch"] - 1]
+    for name in ("peer_0", "peer_1", "mean", "ensemble"):
+        key = f"{name}/balanced_accuracy"
+        assert best[key] == chosen[f"validation/{key}"]
     assert list((run_dir / "tensorboard").iterdir())
     assert json.loads((run_dir / "environment.json").read_text())["tensorflow"]
     assert "first step finished" in result.stderr
     # The end of the run in words: accuracies, places, the next commands.
     ends = result.stderr[result.stderr.index("test accuracy after") :].splitlines()
     assert [line.split() for line in ends[1:4]] == [
-        *(["resnet8", f"{accuracy:.2%}"] for accuracy in accuracies),
+        *(["small", f"{accuracy:.2%}"] for accuracy in accuracies),
         ["ensemble", f"{summary['ensemble_accuracy']:.2%}"],
     ]
     exported = summary["exported"]["directory"]
     for text in (
         f"run: {run_dir} (metrics.jsonl",
-        f"export of resnet8: {exported} (saved_model, tflite)",
+        f"export of small: {exported} (saved_model, tflite)",
         f"python -m afd_tf.predict --artifact={exported} IMAGE",
         f"python -m afd_tf.evaluate --artifact={exported}",
         f"tensorboard --logdir={run_dir}",
     ):
         assert text in "\n".join(ends)
+
+
+def test_the_report_is_on_the_run(undisturbed):
+    run_dir, result = undisturbed
+    page = run_dir / "report" / "report.html"
+    assert f"report: {page}\n" in result.stderr
+    text = page.read_text()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for value in (summary["peers"][0]["accuracy"], summary["ensemble_accuracy"]):
+        assert f"<td>{100 * value:.2f}</td>" in text
+    for part in (
+        "ECE",
+        "Grad-CAM",
+        "model.tflite",
+        "--batch_size=32",
+        "Gradient norms",
+    ):
+        assert part in text
+    # Where a report is written is no part of a run.
+    assert read_flags(run_dir)["report"] == "true"
+    assert f"--epochs={EPOCHS} --seed=0" in text and "--report" not in text
 
 
 def test_what_is_exported_is_what_was_trained(undisturbed):
@@ -144,9 +188,12 @@ def test_what_is_exported_is_what_was_trained(undisturbed):
     predictions = []
     for path in (run_dir, version, version / "model.tflite"):
         classifier = load_classifier(path, checkpoint="last")
-        assert (
-            measure(classifier, dataset)["accuracy"] == summary["peers"][0]["accuracy"]
-        )
+        found = predict_split(classifier, dataset)
+        right = found.networks[0] == found.labels
+        assert np.mean(right) == summary["peers"][0]["accuracy"]
+        by_class = [np.mean(right[found.labels == label]) for label in range(10)]
+        balanced = summary["peers"][0]["balanced_accuracy"]
+        assert balanced == pytest.approx(np.mean(by_class))
         predictions.append(classifier.logits(batches[0]["image"]).argmax(axis=1))
     np.testing.assert_array_equal(predictions[0], predictions[1])
     np.testing.assert_array_equal(predictions[0], predictions[2])
@@ -160,12 +207,8 @@ def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
     run_dir, _ = undisturbed
     again = tmp_path / "again"
     flagfile = f"--flagfile={run_dir / 'flags.cfg'}"
-    result = subprocess.run(
-        [sys.executable, "-m", "afd_tf.train", flagfile, f"--run_dir={again}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = [sys.executable, "-m", small_train.__name__]
+    result = run([*program, flagfile, f"--run_dir={again}"])
     assert result.returncode == 0, result.stderr[-3000:]
     # Two runs on one machine, bit for bit.
     assert outcome(again) == outcome(run_dir)
@@ -212,7 +255,7 @@ def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
         for line in process.stderr:
             if "first step finished" in line:
                 break
-        time.sleep(generator.uniform(0, 3))
+        time.sleep(generator.uniform(0, 1))
         process.kill()
         process.communicate()
     finish(run_dir, often)
@@ -290,7 +333,7 @@ def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp
 def test_a_warm_up_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path):
     flags = [
         "--method=factor_transfer",
-        "--peers=resnet8",
+        "--peers=small",
         f"--teacher={undisturbed[0]}",
         "--factor_paraphraser_epochs=2",
         "--epochs=2",
@@ -357,12 +400,7 @@ def test_a_run_whose_export_failed_is_not_at_its_end(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], run_dir)
     (run_dir / "summary.json").unlink()
     (tmp_path / "file").touch()
-    result = subprocess.run(
-        command(run_dir, f"--export_dir={tmp_path / 'file' / 'new'}"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run(command(run_dir, f"--export_dir={tmp_path / 'file' / 'new'}"))
     assert result.returncode == 1, result.stderr[-3000:]
     assert "Traceback" not in result.stderr
     assert not (run_dir / "summary.json").exists()
@@ -374,7 +412,9 @@ def test_a_run_ends_where_validation_gains_nothing(tmp_path):
     run_dir = tmp_path / "patient"
     # Nothing is learned, so that the first epoch stays the best one.
     flags = ("--method=independent", "--peers=resnet8", "--learning_rate=0")
-    result = finish(run_dir, *flags, "--patience=1", "--epochs=9", "--momentum=0")
+    flags += ("--patience=1", "--epochs=9", "--momentum=0")
+    # The command itself.
+    result = finish(run_dir, *flags, program="afd_tf.train")
     summary = json.loads(result.stdout.splitlines()[-1])
     assert (summary["epochs"], summary["best_validation"]["epoch"]) == (2, 1)
     assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 2
@@ -382,29 +422,17 @@ def test_a_run_ends_where_validation_gains_nothing(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
     run_dir = tmp_path / "diverging"
-    result = subprocess.run(
-        command(run_dir, "--learning_rate=1e20"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run(command(run_dir, "--learning_rate=1e20"))
     assert result.returncode == 1
     (message,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
     assert "step 2: " in message
-    assert "loss_logit is nan" in message
+    assert "peer_0/gradient_norm_logit is nan" in message
     assert "Traceback" not in result.stderr
 
 
 def train_poisoned(run_dir, steps, *more):
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", poisoned.__name__, *FLAGS, "--method=dml"),
-            *(f"--run_dir={run_dir}", f"--poisoned_steps={steps}", *more),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    more = ("--method=dml", f"--poisoned_steps={steps}", *more)
+    return run(command(run_dir, *more, program=poisoned.__name__))
 
 
 def test_batches_that_are_not_finite_are_skipped(tmp_path):
@@ -483,33 +511,34 @@ def test_another_runs_directory_is_refused(undisturbed):
     assert outcome(run_dir) == before
 
 
-def test_mistakes_on_the_command_line_have_no_traceback():
-    for flag, hint in (
-        ("--epoch=3", "epochs"),
-        ("--augment=cifr", "Did you mean 'cifar'?"),
-        ("--epochs=many", "many"),
-        ("--method=adf", "Did you mean 'afd'?"),
-    ):
-        result = subprocess.run(
-            [sys.executable, "-m", "afd_tf.train", flag],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 1
-        lines = [x for x in result.stderr.splitlines() if x.startswith("error:")]
-        assert len(lines) == 1
-        assert hint in lines[0]
-        assert "Traceback" not in result.stderr
+def only_line(stderr, hint):
+    (line,) = [x for x in stderr.splitlines() if x.startswith("error:")]
+    assert hint in line
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"), [("--epoch=3", "epochs"), ("--method=adf", "Did you mean 'afd'?")]
+)
+def test_mistakes_on_the_command_line_have_no_traceback(flag, hint):
+    result = run([sys.executable, "-m", "afd_tf.train", flag])
+    assert result.returncode == 1
+    only_line(result.stderr, hint)
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [("--augment=cifr", "Did you mean 'cifar'?"), ("--epochs=many", "many")],
+)
+def test_values_that_no_flag_takes_are_one_line(flag, hint, capfd):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        command_line._parse(["train", flag])
+    assert end.value.code == 1
+    only_line(capfd.readouterr().err, hint)
 
 
 def test_help_lists_this_projects_flags_by_module():
-    result = subprocess.run(
-        [sys.executable, "-m", "afd_tf.train", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run([sys.executable, "-m", "afd_tf.train", "--help"])
     for text in (
         "--epochs",
         "afd_tf.data:",

@@ -21,11 +21,11 @@ from sklearn import datasets
 
 from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.data.image_files import read_image
-from tests import exports, tiny
+from tests import browser, exports, tiny
+from tests.browser import program
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -36,13 +36,6 @@ SHAPES = {"digits": (8, 8, 1), "colours": (32, 32, 3), "oblong": (24, 40, 3)}
 
 # What npm says when it cannot reach its registry, and not when the lock is wrong.
 NO_REGISTRY = r"npm error code (ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH)"
-
-
-def program(*names) -> str:
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    pytest.skip(f"there is no {' or '.join(names)} on the PATH")
 
 
 def node(directory, *arguments) -> subprocess.CompletedProcess:
@@ -125,11 +118,7 @@ def site(web, files, tmp_path_factory) -> Path:
         info = tiny.info(shape, classes=10)
         peer = exports.random_peer("resnet8", info, seed)
         images = read_all([*files["lossless"], *files["other"]], shape)
-        logits = exports.logits_of(peer, images)
-        scale = 3 / logits.std(axis=0)
-        kernel, bias = peer.classifier.kernel, peer.classifier.bias
-        kernel.assign(scale * kernel)
-        bias.assign(scale * (bias - logits.mean(axis=0)))
+        exports.tell_apart(peer, images)
         exports.export(peer, exports.OneImage(info), models / name)
     # As in its README, from the directory above.
     model = os.path.relpath(models / "digits" / "1", web.parent)
@@ -217,18 +206,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver():
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # it may be root who tests
-        "--disable-dev-shm-usage",
-        "--use-fake-device-for-media-stream",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(program("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as driver:
+    # A camera of the browser's own.
+    with browser.chromium("--use-fake-device-for-media-stream") as driver:
         driver.set_script_timeout(SECONDS)
         yield driver
 

@@ -25,13 +25,15 @@ export async function loadClassifier(directory) {
   async function run(pixels) {
     const image = new Tensor(pixels, [1, ...shape]);
     const outputs = await model.run({ image });
-    // Not its probabilities, which an 8-bit network knows to 1/256 only.
-    const logits = outputs.logits.toTypedArray();
+    // Older networks also give logits, and know probabilities to 1/256 only in 8 bits.
+    const probabilities = outputs.logits
+      ? softmax(outputs.logits.toTypedArray())
+      : Array.from(outputs.probabilities.toTypedArray());
     // LiteRT's memory is not collected.
     for (const tensor of [image, ...Object.values(outputs)]) {
       tensor.delete();
     }
-    return softmax(logits);
+    return probabilities;
   }
 
   async function classify(file) {

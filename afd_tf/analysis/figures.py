@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from afd_tf.analysis.grad_cam import GradCam
@@ -22,6 +23,11 @@ _LETTER = 0.075
 # Letters that fit below or above an image, and beside a row.
 _CELL_LETTERS = 18
 _TITLE_LETTERS = 12
+# Letters of a class beside a confusion matrix, and the numbers of classes up to which
+# its cells have their counts, and its rows and columns their names.
+_CLASS_LETTERS = 24
+_COUNTED_CLASSES = 25
+_NAMED_CLASSES = 120
 
 
 def similarity_figure(
@@ -70,6 +76,72 @@ def similarity_figure(
         )
         axes.set_yticks(ticks, labels, fontsize=8)
     figure.colorbar(mesh, ax=grid, shrink=0.8).ax.tick_params(labelsize=8)
+    return figure
+
+
+def confusion_figure(
+    matrix: np.ndarray, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws a confusion matrix: a row for each true class, in fractions of its images.
+
+    With up to 25 classes each cell has its count; with up to 120 each class its name,
+    and with more its label. A class without images has a grey row.
+
+    Args:
+      matrix: int [classes, classes], images by true class and predicted class.
+      class_names: one per label.
+      title: the head of the figure.
+    """
+    count = len(class_names)
+    examples = np.sum(matrix, axis=1, keepdims=True)
+    fractions = np.ma.masked_invalid(
+        np.divide(
+            matrix, examples, where=examples > 0, out=np.full(matrix.shape, np.nan)
+        )
+    )
+    counted, named = count <= _COUNTED_CLASSES, count <= _NAMED_CLASSES
+    letters = max(1, *(min(len(name), _CLASS_LETTERS) for name in class_names))
+    side = max(2.2, 0.45 * count if counted else 0.14 * min(count, _NAMED_CLASSES))
+    margin = 0.6 + _LETTER * (letters if named else 4)
+    size = 8 if counted else 6.5
+    figure = Figure(
+        figsize=(side + margin + 1.2, side + margin + 0.4),
+        dpi=_DOTS_PER_INCH,
+        layout="constrained",
+    )
+    figure.suptitle(
+        _text(title, int(0.9 * (side + margin + 1.2) / _LETTER)), fontsize=9
+    )
+    axes = figure.subplots()
+    # The square root of a fraction, so that a few mistakes are seen.
+    mesh = axes.imshow(
+        fractions,
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad="0.85"),
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        interpolation="nearest",
+    )
+    if counted:
+        for (row, column), images in np.ndenumerate(matrix):
+            if images:
+                axes.text(
+                    column,
+                    row,
+                    f"{images}",
+                    color="white" if fractions[row, column] > 0.4 else "black",
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                )
+    if named:
+        names = [_text(name, _CLASS_LETTERS, 1) for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+    unit = "" if named else " (label, from 0)"
+    axes.set_xlabel(f"predicted class{unit}", fontsize=9)
+    axes.set_ylabel(f"true class{unit}", fontsize=9)
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.8, ticks=[0, 0.01, 0.1, 0.3, 0.6, 1])
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("fraction of the true class", fontsize=8)
     return figure
 
 

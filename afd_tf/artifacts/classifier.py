@@ -13,13 +13,14 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from afd_tf.artifacts.diagnosis import found_at
+from afd_tf.artifacts.interpreters import Interpreters
 from afd_tf.artifacts.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -29,17 +30,17 @@ from afd_tf.artifacts.manifest import (
     read_bytes,
     read_manifest,
 )
+from afd_tf.artifacts.networks import ClassifierNetwork, softmax
 from afd_tf.artifacts.peer_choice import (
     choose_peer,
     chosen_or_smallest,
     peer_from_flags,
 )
+from afd_tf.artifacts.peer_network import peer_network
 from afd_tf.artifacts.saved_model import open_saved_model
-from afd_tf.artifacts.tflite import Interpreters
 from afd_tf.base.errors import UserError
 from afd_tf.base.paths import expanded
 from afd_tf.data import DatasetInfo
-from afd_tf.models import Peer
 from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
 from afd_tf.training.run_directory import read_flags
 
@@ -58,18 +59,6 @@ _TOP_K = flags.DEFINE_integer(
 
 # What reading a .tflite file raises if it is cut off or another program's.
 _INVALID_TFLITE = (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError)
-
-
-class ClassifierNetwork(NamedTuple):
-    """One network of a classifier.
-
-    Attributes:
-      name: of the peer.
-      logits: maps uint8 [B, h, w, c] to float32 [B, classes], for any B.
-    """
-
-    name: str
-    logits: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +152,6 @@ class Classifier:
         return softmax(np.float64(self.logits(images))).astype(np.float32)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities along the last axis, in the dtype of the logits."""
-    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return powers / np.sum(powers, axis=-1, keepdims=True)
-
-
 def artifact_from_flags() -> Path:
     """Returns --artifact.
 
@@ -254,25 +237,6 @@ def _load_run(path: Path, choice: str | int | None, checkpoint: str) -> Classifi
         networks=[peer_network(peer, info.image_shape) for peer in peers],
         chosen=chosen_or_smallest(peers, choice),
     )
-
-
-def peer_network(peer: Peer, image_shape: Sequence[int]) -> ClassifierNetwork:
-    """Returns a built peer as a network of a classifier.
-
-    Args:
-      peer: a built peer.
-      image_shape: (h, w, c) of the images.
-    """
-
-    # One trace for every batch size.
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, *image_shape], tf.uint8)],
-        autograph=False,
-    )
-    def logits(images):
-        return peer(images, training=False).logits
-
-    return ClassifierNetwork(peer.name, lambda images: logits(images).numpy())
 
 
 def _load_saved_model(path: Path) -> Classifier:

@@ -1,51 +1,54 @@
-"""Accuracy of classifiers, measured on a split of their data set."""
+"""Predictions and accuracy of classifiers on a split of their data set."""
 
-import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from afd_tf import data
-from afd_tf.artifacts.classifier import Classifier, ClassifierNetwork, softmax
+from afd_tf.artifacts.classifier import Classifier
+from afd_tf.artifacts.networks import ClassifierNetwork, softmax
 from afd_tf.base.console import progress
 
 _EVALUATION_BATCH = 256
 
 
-def measure(classifier: Classifier, dataset: data.Dataset, split: str = "test") -> dict:
-    """Measures the accuracy of each network of a classifier, and of their ensemble.
+class Predictions(NamedTuple):
+    """The classes that networks see in the images of a split.
+
+    Attributes:
+      labels: int [N], true, in the order of the split.
+      networks: int [networks, N], predicted by each network.
+      ensemble: int [N], predicted by the mean of all networks' probabilities.
+    """
+
+    labels: np.ndarray
+    networks: np.ndarray
+    ensemble: np.ndarray
+
+
+def predict_split(
+    classifier: Classifier, dataset: data.Dataset, split: str = "test"
+) -> Predictions:
+    """Classifies each image of a split once, with each network of a classifier.
 
     Args:
       classifier: the classifier to measure.
       dataset: with the classifier's classes and shape of images.
       split: of the data set.
-
-    Returns:
-      {"examples", "accuracy", "peers": [{"name", "accuracy"}, ...], "mean_accuracy",
-      "ensemble_accuracy"}: fractions, 0..1. "accuracy" is that of the chosen network;
-      the ensemble's output is the mean of all networks' probabilities.
     """
-    examples = 0
-    correct = np.zeros(len(classifier.networks), np.int64)
-    ensemble_correct = 0
-    for labels, logits in _labels_and_logits(
+    labels, networks, ensemble = [], [], []
+    for batch_labels, logits in _labels_and_logits(
         classifier.networks, dataset, split, classifier.description
     ):
-        correct += np.sum(np.argmax(logits, axis=-1) == labels, axis=-1)
-        mean = np.mean(softmax(logits), axis=0)
-        ensemble_correct += np.sum(np.argmax(mean, axis=-1) == labels)
-        examples += len(labels)
-    accuracies = [int(count) / examples for count in correct]
-    return {
-        "examples": examples,
-        "accuracy": accuracies[classifier.chosen],
-        "peers": [
-            {"name": network.name, "accuracy": accuracy}
-            for network, accuracy in zip(classifier.networks, accuracies, strict=True)
-        ],
-        "mean_accuracy": math.fsum(accuracies) / len(accuracies),
-        "ensemble_accuracy": int(ensemble_correct) / examples,
-    }
+        labels.append(batch_labels)
+        networks.append(np.argmax(logits, axis=-1))
+        ensemble.append(np.argmax(np.mean(softmax(logits), axis=0), axis=-1))
+    return Predictions(
+        np.concatenate(labels),
+        np.concatenate(networks, axis=-1),
+        np.concatenate(ensemble),
+    )
 
 
 def compare_networks(
@@ -59,22 +62,23 @@ def compare_networks(
       split: of the data set.
 
     Returns:
-      for each network {"examples", "accuracy", "agreement", "logit_difference"}.
+      for each network {"examples", "accuracy", "agreement", "probability_difference"}.
       "agreement" is the fraction of images for which it predicts the same class as
-      the first; "logit_difference" is the largest absolute difference of a logit from
-      the first's, as a fraction of the first's largest absolute logit.
+      the first; "probability_difference" is the largest absolute difference, 0..1, of
+      the probability of a class from the first's. (Logits are not compared, as
+      formats that give probabilities alone leave a constant of them open.)
     """
     examples = 0
     correct, same = np.zeros([2, len(networks)], np.int64)
-    largest, differences = 0.0, np.zeros(len(networks))
+    differences = np.zeros(len(networks))
     for labels, logits in _labels_and_logits(
         networks, dataset, split, networks[0].name
     ):
         classes = np.argmax(logits, axis=-1)
         correct += np.sum(classes == labels, axis=-1)
         same += np.sum(classes == classes[0], axis=-1)
-        largest = np.maximum(largest, np.max(np.abs(logits[0])))
-        difference = np.max(np.abs(logits - logits[0]), axis=(1, 2))
+        probabilities = softmax(np.float64(logits))
+        difference = np.max(np.abs(probabilities - probabilities[0]), axis=(1, 2))
         differences = np.maximum(differences, difference)
         examples += len(labels)
     return [
@@ -82,7 +86,7 @@ def compare_networks(
             "examples": examples,
             "accuracy": int(correct[number]) / examples,
             "agreement": int(same[number]) / examples,
-            "logit_difference": float(differences[number] / largest),
+            "probability_difference": float(differences[number]),
         }
         for number in range(len(networks))
     ]

@@ -23,23 +23,20 @@ import keras
 from absl import flags
 
 from afd_tf import data
-from afd_tf.artifacts import saved_model, tflite
-from afd_tf.artifacts.calibration import Calibration, calibration_images
-from afd_tf.artifacts.classifier import load_classifier, peer_network, top_k_from_flags
+from afd_tf.artifacts.calibration import calibration_images
+from afd_tf.artifacts.classifier import load_classifier, top_k_from_flags
 from afd_tf.artifacts.evaluation import compare_networks
 from afd_tf.artifacts.manifest import (
     FORMATS,
-    LABELS,
     check_formats,
     check_packages,
-    file_entries,
-    files_in,
-    initial_manifest,
-    labels_text,
     write_manifest,
 )
+from afd_tf.artifacts.origin import initial_manifest
 from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
+from afd_tf.artifacts.peer_network import peer_network
 from afd_tf.artifacts.versions import rename_to_next_version, unfinished_version
+from afd_tf.artifacts.writers import Choices, is_calibrated, write_formats
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import check_writable, writing_to
@@ -84,6 +81,24 @@ _MAX_ACCURACY_DROP = flags.DEFINE_float(
     "0.01 is one point of 100.",
     lower_bound=0.0,
     upper_bound=1.0,
+)
+_TFLITE_BATCH_SIZE = flags.DEFINE_integer(
+    "tflite_batch_size",
+    1,
+    "Number of images that the .tflite files take at a time. Apps, MediaPipe and the "
+    "page of this project give them one.",
+    lower_bound=1,
+)
+_TFLITE_LOGITS = flags.DEFINE_boolean(
+    "tflite_logits",
+    False,
+    "Give the .tflite files a second output, logits. MediaPipe takes it for a second "
+    "head.",
+)
+_MODEL_LICENSE = flags.DEFINE_string(
+    "model_license",
+    None,
+    "License of the exported network, e.g. CC-BY-4.0, as its files state it.",
 )
 
 
@@ -147,6 +162,9 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
         top_k=top_k_from_flags(),
         calibration_examples=_CALIBRATION_EXAMPLES.value,
         max_accuracy_drop=_MAX_ACCURACY_DROP.value,
+        tflite_batch_size=_TFLITE_BATCH_SIZE.value,
+        tflite_logits=_TFLITE_LOGITS.value,
+        model_license=_MODEL_LICENSE.value,
     )
 
 
@@ -169,6 +187,9 @@ def export(
     top_k: int = 5,
     calibration_examples: int = 500,
     max_accuracy_drop: float = 0.01,
+    tflite_batch_size: int = 1,
+    tflite_logits: bool = False,
+    model_license: str | None = None,
 ) -> dict:
     """Writes a peer as the next version, and measures each file that was written.
 
@@ -192,6 +213,9 @@ def export(
         `tflite.CALIBRATED_QUANTIZATIONS`; at most all.
       max_accuracy_drop: the accuracy that a quantized format may lose against the
         peer, as a fraction (0..1) of the test images.
+      tflite_batch_size: images that a .tflite file takes at a time.
+      tflite_logits: whether .tflite files give logits beside probabilities.
+      model_license: of the network, for the files to state it.
 
     Returns:
       {"directory": path of the version, "name", "dataset", "formats", "files"}; the
@@ -207,20 +231,19 @@ def export(
     info = info or dataset.info
     export_dir = expanded(export_dir)
     calibration = None
-    if any(_is_calibrated(name) for name in formats):
+    if any(is_calibrated(name) for name in formats):
         calibration = calibration_images(dataset, calibration_examples)
-    manifest = initial_manifest(peer, info, run_flags or {})
+    choices = Choices(
+        formats=formats,
+        top_k=min(top_k, info.num_classes),
+        calibration=calibration,
+        tflite_batch_size=tflite_batch_size,
+        tflite_logits=tflite_logits,
+    )
+    manifest = initial_manifest(peer, info, run_flags or {}, model_license)
     with unfinished_version(export_dir) as work:
         with writing_to(export_dir):
-            _write_formats(
-                peer,
-                info,
-                work,
-                manifest,
-                formats=formats,
-                top_k=min(top_k, info.num_classes),
-                calibration=calibration,
-            )
+            write_formats(peer, info, work, manifest, choices)
         _measure_formats(peer, dataset, work, manifest)
         _drop_inaccurate_formats(manifest, work, max_accuracy_drop)
         with writing_to(export_dir):
@@ -233,51 +256,6 @@ def export(
         "formats": manifest["formats"],
         "files": manifest["files"],
     }
-
-
-def _is_calibrated(format_name: str) -> bool:
-    return FORMATS[format_name].quantization in tflite.CALIBRATED_QUANTIZATIONS
-
-
-def _write_formats(
-    peer: Peer,
-    info: DatasetInfo,
-    directory: Path,
-    manifest: dict,
-    *,
-    formats: Sequence[str],
-    top_k: int,
-    calibration: Calibration | None,
-) -> None:
-    """Writes the labels, every format and the manifest, to which it adds them."""
-    # The run's flags stay out of the .tflite files: a phone has no use for them.
-    description = {k: v for k, v in manifest.items() if k != "flags"}
-    (directory / LABELS).write_text(labels_text(info.class_names), "utf-8")
-    written = set(files_in(directory))
-    manifest["formats"] = {}
-    for name in formats:
-        path, batch_size, quantization, _ = FORMATS[name]
-        entry = {"path": path, "batch_size": batch_size}
-        if name == "saved_model":
-            entry |= saved_model.write(peer, info, directory, top_k)
-        else:
-            entry |= tflite.write(
-                peer,
-                {**description, "format": name},
-                directory / path,
-                quantization=quantization,
-                images=calibration and calibration.images,
-            )
-        if _is_calibrated(name):
-            entry["calibration"] = calibration.description
-        new = [path for path in files_in(directory) if path not in written]
-        written.update(new)
-        entry["bytes"] = sum(path.stat().st_size for path in new)
-        entry["files"] = [path.relative_to(directory).as_posix() for path in new]
-        manifest["formats"][name] = entry
-    manifest["files"] = file_entries(directory)
-    # `load_classifier` needs it to measure them.
-    write_manifest(directory, manifest)
 
 
 def _measure_formats(
@@ -329,7 +307,8 @@ def _drop_inaccurate_formats(
         for path in formats[name]["files"]:
             (directory / path).unlink()
             del manifest["files"][path]
-        kept = ("accuracy", "examples", "measured_on", "agreement", "logit_difference")
+        kept = ("accuracy", "examples", "measured_on", "agreement")
+        kept += ("probability_difference",)
         formats[name] = {
             "refused": True,
             "reason": reason,

@@ -8,18 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import keras
-import tensorflow as tf
-
-import afd_tf
 from afd_tf.base.console import one_line
 from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.base.json_text import json_text
-from afd_tf.base.run_flags import operational_names
-from afd_tf.data import DatasetInfo
-from afd_tf.models import Peer
-from afd_tf.models.cost import multiply_adds
-from afd_tf.training.run_directory import commit
+from afd_tf.data.dataset_info import DatasetInfo
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
@@ -93,52 +85,6 @@ def check_packages(formats: Sequence[str]) -> None:
                     f"--formats={name} needs the package {package}, which is not "
                     f"installed: `pip install {package}`, or leave {name} out."
                 )
-
-
-def initial_manifest(
-    peer: Peer, info: DatasetInfo, run_flags: Mapping[str, str]
-) -> dict:
-    """Returns the part of a manifest that is known before anything is written.
-
-    The flags that say where and how the run was carried out are left out: paths on
-    the machine of the run do not concern those who get the artifact.
-
-    Args:
-      peer: a built peer.
-      info: the data set that it was trained on.
-      run_flags: the flags of its run, as text by name.
-    """
-    left_out = operational_names()
-    return {
-        "name": peer.name,
-        "method": run_flags.get("method"),
-        "dataset": info.to_json(),
-        "classes": info.num_classes,
-        "input": {
-            "name": "image",
-            "dtype": "uint8",
-            "shape": [None, *info.image_shape],
-            "range": [0, 255],
-        },
-        "preprocessing": "image takes raw pixels, 0 to 255, of the shape above: the "
-        "normalization, (pixels - mean) / sqrt(variance) per channel, is inside. "
-        "image_bytes takes JPEG or PNG files of any size: inside, the camera's "
-        "orientation (EXIF or XMP) is applied, and the largest centre of the shape's "
-        "ratio is cut out and resized, bilinear and antialiased.",
-        "normalization": {"mean": list(info.mean), "variance": list(info.variance)},
-        "labels": LABELS,
-        "parameters": peer.parameters,
-        "multiply_adds": multiply_adds(peer, info.image_shape),
-        "versions": {
-            "afd_tf": afd_tf.__version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "commit": commit(),
-        "flags": {
-            name: text for name, text in run_flags.items() if name not in left_out
-        },
-    }
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.models import Peer
-from afd_tf.models.layers import ConvolutionBlock
 
 _BATCH = 100
 # TFLite's dynamic quantization leaves kernels of fewer weights in float32.
@@ -26,43 +25,62 @@ def bias_corrected(peer: Peer, images: np.ndarray, smallest: int = 1) -> Iterato
     a ReLU are nowhere negative, so that the errors of a channel's weights do not cancel
     out but shift it, by much the same in all images. This shift is measured here and
     added to the moving mean of the batch normalization that follows, which subtracts
-    it (empirical bias correction; Nagel et al. 2019, "Data-free quantization through
-    weight equalization and bias correction"). A convolution outside of a
-    `ConvolutionBlock` stays as it is.
+    it, or else taken off the convolution's bias (empirical bias correction; Nagel et
+    al. 2019, "Data-free quantization through weight equalization and bias correction").
+    A convolution with neither stays as it is.
 
     Args:
       peer: the network.
       images: uint8 [n, h, w, c], raw pixels, not those that it is measured on.
       smallest: kernels of fewer weights are not rounded.
     """
-    blocks = [
+    layers = list(peer._flatten_layers())
+    convolutions = [
         layer
-        for layer in peer._flatten_layers()
-        if isinstance(layer, ConvolutionBlock)
-        and np.prod(layer.convolution.kernel.shape) >= smallest
+        for layer in layers
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
+        and np.prod(layer.kernel.shape) >= smallest
     ]
-    sums = [0.0] * len(blocks)
+    sums = [0.0] * len(convolutions)
+    outputs: list[tf.Tensor | None] = [None] * len(convolutions)
+    followers: dict[int, keras.layers.Layer] = {}
 
     def measuring(number, convolution, compute):
-        error = _rounding_error(convolution.kernel.numpy())
+        error = _rounding_error(convolution)
 
         def call(inputs):
-            moved = convolution.convolution_op(inputs, error)
+            moved = _convolved(convolution, inputs, error)
             mean = tf.reduce_mean(moved, axis=(0, 1, 2)).numpy()
             sums[number] += mean * len(inputs) / len(images)
-            return compute(inputs)
+            outputs[number] = compute(inputs)
+            return outputs[number]
+
+        return call
+
+    def following(layer, compute):
+        def call(inputs, **kwargs):
+            for number, output in enumerate(outputs):
+                if inputs is output:
+                    followers[number] = layer
+            return compute(inputs, **kwargs)
 
         return call
 
     with contextlib.ExitStack() as stack:
-        for number, block in enumerate(blocks):
-            layer = block.convolution
+        for number, layer in enumerate(convolutions):
             stack.enter_context(_calling(layer, measuring(number, layer, layer.call)))
+        for layer in layers:
+            if hasattr(layer, "moving_mean"):
+                stack.enter_context(_calling(layer, following(layer, layer.call)))
         for batch in in_batches(images):
             peer(batch, training=False)
     with contextlib.ExitStack() as stack:
-        for block, moved in zip(blocks, sums, strict=True):
-            stack.enter_context(shifted(block.normalization.moving_mean, moved))
+        for number, layer in enumerate(convolutions):
+            if number in followers:
+                mean = followers[number].moving_mean
+                stack.enter_context(shifted(mean, sums[number]))
+            elif layer.use_bias:
+                stack.enter_context(shifted(layer.bias, -sums[number]))
         yield
 
 
@@ -84,14 +102,20 @@ def shifted(variable: keras.Variable, by: np.ndarray) -> Iterator[None]:
 
 @contextlib.contextmanager
 def normalizing_in_one_operator(peer: Peer) -> Iterator[None]:
-    """Replaces the pixels' normalization by one 1x1 depthwise convolution.
+    """Replaces the pixels' normalization by one 1x1 convolution.
 
     A multiplication and a subtraction would each round their result to 8 bits.
     """
     layer = peer.normalization
 
     def call(images):
-        kernel = tf.reshape(layer.scale, [1, 1, -1, 1])
+        channels = images.shape[-1]
+        if layer.reverse and channels > 1:
+            kernel = np.diag(layer.scale)[::-1][np.newaxis, np.newaxis]
+            return tf.nn.bias_add(
+                tf.nn.conv2d(images, kernel, 1, "VALID"), -layer.offset
+            )
+        kernel = tf.reshape(layer.scale, [1, 1, channels, -1])
         scaled = tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], "VALID")
         return tf.nn.bias_add(scaled, -layer.offset)
 
@@ -102,19 +126,41 @@ def normalizing_in_one_operator(peer: Peer) -> Iterator[None]:
 @contextlib.contextmanager
 def _calling(layer, call) -> Iterator[None]:
     """Replaces a layer's `call` within the context."""
+    kept = vars(layer).get("call")
     layer.call = call
     try:
         yield
     finally:
-        del layer.call
+        if kept is None:
+            del layer.call
+        else:
+            layer.call = kept
 
 
-def _rounding_error(kernel: np.ndarray) -> np.ndarray:
-    """Returns the change of a kernel [..., out] when it is rounded to 8 bits.
+def _convolved(layer, inputs: tf.Tensor, kernel: np.ndarray) -> tf.Tensor:
+    """Returns what a convolution gives with another kernel, and without bias."""
+    if isinstance(layer, keras.layers.Conv2D):
+        return layer.convolution_op(inputs, kernel)
+    return keras.ops.depthwise_conv(
+        inputs,
+        kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        data_format=layer.data_format,
+    )
+
+
+def _rounding_error(layer) -> np.ndarray:
+    """Returns the change of a convolution's kernel when it is rounded to 8 bits.
 
     The scale of a channel is its largest weight divided by 127. That batch
     normalization multiplies the channel by a factor changes nothing in it.
     """
-    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
+    kernel = layer.kernel.numpy()
+    # An output channel of a depthwise convolution has one input channel.
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    axes = (0, 1) if depthwise else (0, 1, 2)
+    largest = np.abs(kernel).max(axis=axes, keepdims=True)
     scale = np.where(largest > 0, largest, 1.0) / 127
     return (np.round(kernel / scale) * scale - kernel).astype(np.float32)

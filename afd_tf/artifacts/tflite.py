@@ -1,22 +1,22 @@
-"""A peer as a .tflite file for phones, in 32, 16 or 8 bits: written and run."""
+"""A peer as a .tflite file for phones, in 32, 16 or 8 bits."""
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
 import io
-import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flatbuffers
 import numpy as np
 import tensorflow as tf
 
+from afd_tf.artifacts.interpreters import Interpreters
 from afd_tf.artifacts.manifest import LABELS, MANIFEST, SIGNATURE, labels_text
 from afd_tf.artifacts.quantization import (
     MIN_DYNAMIC_KERNEL,
@@ -26,6 +26,7 @@ from afd_tf.artifacts.quantization import (
     shifted,
 )
 from afd_tf.artifacts.saved_model import Weights
+from afd_tf.artifacts.tflite_metadata import METADATA, metadata
 from afd_tf.base.errors import UserError
 from afd_tf.base.json_text import json_text
 from afd_tf.models import Peer
@@ -35,14 +36,14 @@ QUANTIZATIONS = {
     "none": "float32 throughout",
     "float16": "weights float16, everything computed in float32",
     "dynamic": "weights int8 (small ones float32), activations quantized as they come",
-    "int8": "weights and activations int8, sums int32; outputs dequantized inside, so "
-    "that they are float32 in every format",
+    "int8": "weights and activations int8, sums int32; logits dequantized inside, so "
+    "that probabilities are float32, and as fine, in every format",
 }
 # The quantizations that need training images.
 CALIBRATED_QUANTIZATIONS = ("dynamic", "int8")
 
-# Each interpreter has its own copy of the weights.
-_MAX_INTERPRETERS = 8
+# The digits of the network's checksum that are its version.
+_VERSION_DIGITS = 12
 
 
 class Operator(NamedTuple):
@@ -67,13 +68,16 @@ def write(
     *,
     quantization: str,
     images: np.ndarray | None = None,
+    batch_size: int = 1,
+    with_logits: bool = False,
 ) -> dict:
-    """Writes a TFLite file that takes one image, as LiteRT.js demands.
+    """Writes a TFLite file that takes a fixed number of images, as LiteRT.js demands.
 
-    It takes raw pixels, uint8 [1, h, w, c], and gives logits and probabilities,
-    float32 [1, classes], in the signature serving_default. The class names and the
-    description are inside, in a zip archive behind the model: what TFLite calls
-    associated files.
+    It takes raw pixels, uint8 [b, h, w, c], and gives probabilities, float32
+    [b, classes], in the signature serving_default. The class names and the description
+    are inside, in a zip archive behind the model: what TFLite calls associated files.
+    What clients such as MediaPipe read of them is in `tflite_metadata`; they take files
+    for one image, and show a head for each output.
 
     Args:
       peer: the network.
@@ -84,6 +88,8 @@ def write(
       images: uint8 [n, h, w, c], raw pixels, for `CALIBRATED_QUANTIZATIONS`: maps and
         logits are corrected to keep their means over them; "int8" also takes the
         range of every activation from them.
+      batch_size: b.
+      with_logits: whether logits, float32 [b, classes], are a second output.
 
     Returns:
       {"signatures", "quantization", "operators": the number of each,
@@ -93,12 +99,14 @@ def write(
     Raises:
       UserError: TFLite has no operator for something in the network.
     """
-    convert = functools.partial(_convert, peer, description, quantization, images)
+    convert = functools.partial(
+        _convert, peer, description, quantization, images, batch_size
+    )
     if quantization in CALIBRATED_QUANTIZATIONS:
         content = _convert_corrected(peer, convert, quantization, images)
     else:
         content = convert()
-    archive = io.BytesIO()
+    content = _complete(content, description, with_logits)
     inside = {
         **description,
         "model": {
@@ -106,14 +114,17 @@ def write(
             "sha256": hashlib.sha256(content).hexdigest(),
         },
     }
-    with zipfile.ZipFile(archive, "w") as file:
+    whole = io.BytesIO(content)
+    # Appended: places in the archive count from the beginning of the file.
+    with zipfile.ZipFile(whole, "a") as file:
         for name, text in (
             (LABELS, labels_text(description["dataset"]["class_names"])),
             (MANIFEST, json_text(inside)),
         ):
-            # A ZipInfo without a date: the same model always gives the same bytes.
+            # A ZipInfo without a date: the same model always gives the same bytes. Not
+            # compressed, as clients read it in place.
             file.writestr(zipfile.ZipInfo(name), text)
-    path.write_bytes(content + archive.getvalue())
+    path.write_bytes(whole.getvalue())
     return _file_entry(peer, content, quantization)
 
 
@@ -149,41 +160,6 @@ def operators(content: bytes) -> list[Operator]:
     ]
 
 
-class Interpreters:
-    """Interpreters of one .tflite file, which run one image on each processor.
-
-    Args:
-      content: of the file.
-
-    Raises:
-      ValueError: it is no TFLite model, or lacks our signature.
-    """
-
-    def __init__(self, content: bytes):
-        self._content = content
-        self._signatures = [self._new_signature()]
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Returns float32 [B, classes] for uint8 [B, h, w, c], B of at least 1."""
-        workers = min(os.cpu_count() or 1, _MAX_INTERPRETERS, len(images))
-        while len(self._signatures) < workers:
-            self._signatures.append(self._new_signature())
-
-        def run(signature, part):
-            return [signature(image=image[np.newaxis])["logits"] for image in part]
-
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            parts = pool.map(run, self._signatures, np.array_split(images, workers))
-            return np.concatenate([logits for part in parts for logits in part])
-
-    def _new_signature(self):
-        # Imported here, because most users of this module run no .tflite file.
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_content=self._content, num_threads=1)
-        return interpreter.get_signature_runner(SIGNATURE)
-
-
 def _convert_corrected(peer, convert, quantization, images) -> bytes:
     """Calls `convert` while the peer is in its form for 8 bits.
 
@@ -196,28 +172,18 @@ def _convert_corrected(peer, convert, quantization, images) -> bytes:
             stack.enter_context(normalizing_in_one_operator(peer))
         else:
             stack.enter_context(bias_corrected(peer, images, MIN_DYNAMIC_KERNEL))
-        error = np.mean(_logits(convert(), images) - expected, axis=0)
+        error = np.mean(Interpreters(convert()).logits(images) - expected, axis=0)
         stack.enter_context(shifted(peer.classifier.bias, -error))
         return convert()
 
 
-def _logits(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Returns the model's logits, float32 [n, classes]."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    signature = Interpreter(model_content=content).get_signature_runner(SIGNATURE)
-    return np.concatenate(
-        [signature(image=each[np.newaxis])["logits"] for each in images]
-    )
-
-
-def _convert(peer, description, quantization, images) -> bytes:
-    """Returns the content of a .tflite file without class names and description."""
+def _convert(peer, description, quantization, images, batch_size) -> bytes:
+    """Returns a .tflite file that gives logits, without metadata and description."""
     is_int8 = quantization == "int8"
     # The converter turns a float input into uint8; with a uint8 input, the first
     # operators would compute in float32.
     dtype = tf.float32 if is_int8 else tf.uint8
-    shape = [1, *description["input"]["shape"][1:]]
+    shape = [batch_size, *description["input"]["shape"][1:]]
 
     @tf.function(
         input_signature=[tf.TensorSpec(shape, dtype, name="image")], autograph=False
@@ -227,8 +193,7 @@ def _convert(peer, description, quantization, images) -> bytes:
             # Makes the input's scale 1 and its zero point 0, whatever the brightest
             # pixel of the images is, so that it takes the camera's bytes as they are.
             image = tf.quantization.fake_quant_with_min_max_args(image, 0, 255)
-        logits = peer(image, training=False).logits
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+        return {"logits": peer(image, training=False).logits}
 
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [serving_default.get_concrete_function()], Weights(peer)
@@ -239,7 +204,8 @@ def _convert(peer, description, quantization, images) -> bytes:
         converter.target_spec.supported_types = [tf.float16]
     if is_int8:
         converter.representative_dataset = lambda: (
-            {"image": each[np.newaxis].astype(np.float32)} for each in images
+            {"image": each.astype(np.float32)}
+            for each in _full_batches(images, batch_size)
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
@@ -257,6 +223,66 @@ def _convert(peer, description, quantization, images) -> bytes:
             f"operator for {', '.join(lacking)}. Leave {description['format']} out of "
             "--formats."
         ) from error
+
+
+def _full_batches(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields all images, the first ones again where the last batch is not full."""
+    for start in range(0, len(images), batch_size):
+        yield images[np.arange(start, start + batch_size) % len(images)]
+
+
+def _complete(
+    content: bytes, description: Mapping[str, Any], with_logits: bool
+) -> bytes:
+    """Returns a file with probabilities and metadata for one that gives logits.
+
+    The softmax is appended here and not converted: in an integer network, the converter
+    would compute it in 8 bits too, and probabilities would be multiples of 1/256.
+    """
+    # Here, because it is slow to import.
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    (logits,) = graph.outputs
+    softmax = schema.BuiltinOperator.SOFTMAX
+    model.operatorCodes.append(
+        schema.OperatorCodeT(deprecatedBuiltinCode=softmax, builtinCode=softmax)
+    )
+    graph.tensors.append(
+        schema.TensorT(
+            shape=graph.tensors[logits].shape,
+            type=schema.TensorType.FLOAT32,
+            name="probabilities",
+            hasRank=True,
+        )
+    )
+    probabilities = len(graph.tensors) - 1
+    graph.operators.append(
+        schema.OperatorT(
+            opcodeIndex=len(model.operatorCodes) - 1,
+            inputs=[logits],
+            outputs=[probabilities],
+            builtinOptionsType=schema.BuiltinOptions.SoftmaxOptions,
+            builtinOptions=schema.SoftmaxOptionsT(beta=1.0),
+        )
+    )
+    outputs = {"probabilities": probabilities}
+    if with_logits:
+        outputs["logits"] = int(logits)
+    graph.outputs = list(outputs.values())
+    signature.outputs = [schema.TensorMapT(*each) for each in outputs.items()]
+    flatbuffer = metadata(
+        description,
+        version=hashlib.sha256(content).hexdigest()[:_VERSION_DIGITS],
+        outputs=["probability", "logit"][: len(outputs)],
+        labels=LABELS,
+    )
+    model.buffers.append(schema.BufferT(data=np.frombuffer(flatbuffer, np.uint8)))
+    model.metadata.append(schema.MetadataT(METADATA, len(model.buffers) - 1))
+    builder = flatbuffers.Builder(len(content) + 2 * len(flatbuffer))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def _file_entry(peer: Peer, content: bytes, quantization: str) -> dict:

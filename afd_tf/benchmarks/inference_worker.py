@@ -119,7 +119,9 @@ def _load_litert(interpreter, task) -> Function:
     signature = interpreter.Interpreter(
         task["path"], num_threads=task["threads"]
     ).get_signature_runner(_SIGNATURE)
-    return lambda image: signature(image=image)["logits"]
+    outputs = signature.get_output_details()
+    answer = "probabilities" if "probabilities" in outputs else "logits"
+    return lambda image: signature(image=image)[answer]
 
 
 def _load_openvino(openvino, task) -> Function:

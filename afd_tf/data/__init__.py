@@ -16,7 +16,10 @@ from afd_tf.data.augment import AUGMENTATIONS, PADDINGS
 from afd_tf.data.cache import DEFAULT_GIGABYTES
 from afd_tf.data.dataset import Dataset, load
 from afd_tf.data.dataset_info import DatasetInfo
+from afd_tf.data.randaugment import MAX_MAGNITUDE
+from afd_tf.data.random_crop import LEAST_AREA
 from afd_tf.data.records import Record
+from afd_tf.data.sampling import SAMPLINGS
 from afd_tf.data.sources import canonical_name
 
 __all__ = [
@@ -61,15 +64,68 @@ _AUGMENT = flags.DEFINE_enum(
     "augment",
     "auto",
     ["auto", *AUGMENTATIONS],
-    "Augmentation of training images: none, cifar (pad by 4 pixels, crop, mirror) or "
-    "imagenet (random resized crop, mirror). auto chooses none for grey images and "
-    "digits, cifar for other images of up to 64 pixels, imagenet for larger ones.",
+    "Augmentation of training images: none, cifar (pad by 4 pixels, crop, mirror), "
+    "imagenet (random resized crop, mirror) or randaugment (as cifar up to 64 pixels, "
+    "as imagenet above, and then random operations on colours and geometry). auto "
+    "chooses none for grey images and digits, cifar for other images of up to 64 "
+    "pixels, imagenet for larger ones.",
 )
 _PADDING = flags.DEFINE_enum(
     "padding",
     "reflect",
     PADDINGS,
     "Pixels around an image that --augment=cifar crops: its reflected edges, or zeros.",
+)
+_LEAST_AREA = flags.DEFINE_float(
+    "least_area",
+    LEAST_AREA,
+    "Smallest part of an image's area that a random crop of --augment=imagenet has, "
+    "e.g. 0.35 for few images and pretrained networks.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_RANDAUGMENT_LAYERS = flags.DEFINE_integer(
+    "randaugment_layers",
+    2,
+    "Number of operations on each image in --augment=randaugment.",
+    lower_bound=1,
+)
+_RANDAUGMENT_MAGNITUDE = flags.DEFINE_integer(
+    "randaugment_magnitude",
+    9,
+    "Strength of the operations in --augment=randaugment.",
+    lower_bound=0,
+    upper_bound=MAX_MAGNITUDE,
+)
+_RANDOM_ERASING = flags.DEFINE_float(
+    "random_erasing",
+    0.0,
+    "Probability with which a box of a training image is filled with noise, e.g. 0.25.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_MIXUP = flags.DEFINE_float(
+    "mixup",
+    0.0,
+    "Blend each training image, and its label, with another one: alpha of the "
+    "distribution Beta(alpha, alpha) of the proportion, e.g. 0.2; 0 switches it off. "
+    "With --cutmix too, each batch takes one of them at random.",
+    lower_bound=0.0,
+)
+_CUTMIX = flags.DEFINE_float(
+    "cutmix",
+    0.0,
+    "Paste a box of another image into each training image, and mix their labels: "
+    "alpha of the distribution Beta(alpha, alpha) of the area, e.g. 1; 0 switches it "
+    "off.",
+    lower_bound=0.0,
+)
+_SAMPLING = flags.DEFINE_enum(
+    "sampling",
+    "shuffled",
+    SAMPLINGS,
+    "Training images of an epoch: shuffled, which takes each image once, or balanced, "
+    "which takes equally many of each class and repeats those of small classes.",
 )
 _VALIDATION_EXAMPLES = flags.DEFINE_integer(
     "validation_examples",
@@ -167,6 +223,13 @@ def from_flags(
         image_size=_IMAGE_SIZE.value,
         augment=_AUGMENT.value,
         padding=_PADDING.value,
+        least_area=_LEAST_AREA.value,
+        randaugment_layers=_RANDAUGMENT_LAYERS.value,
+        randaugment_magnitude=_RANDAUGMENT_MAGNITUDE.value,
+        random_erasing=_RANDOM_ERASING.value,
+        mixup=_MIXUP.value,
+        cutmix=_CUTMIX.value,
+        sampling=_SAMPLING.value,
         validation_examples=_VALIDATION_EXAMPLES.value,
         train_split=_TRAIN_SPLIT.value,
         test_split=_TEST_SPLIT.value,

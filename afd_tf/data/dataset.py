@@ -7,9 +7,11 @@ import tensorflow as tf
 from absl import logging
 
 from afd_tf.base.errors import UserError
-from afd_tf.data.augment import check_padding, resolve_augmentation
+from afd_tf.data.augment import check_padding, crop_style, resolve_augmentation
 from afd_tf.data.cache import DEFAULT_GIGABYTES, Cache
 from afd_tf.data.dataset_info import DatasetInfo
+from afd_tf.data.image_recipe import ImageRecipe
+from afd_tf.data.random_crop import LEAST_AREA
 from afd_tf.data.readers import Reader
 from afd_tf.data.records import Record
 from afd_tf.data.sharding import Share
@@ -79,9 +81,10 @@ class Dataset:
     ) -> tf.data.Dataset:
         """Returns the rest of a run: the batches from `first_step` to the last epoch.
 
-        Each epoch has every training image once, in an order made from (seed,
-        epoch) and augmented from (seed, step): a run that is continued at `first_step`
-        sees the images it would have seen.
+        Each epoch has every training image once (or, with balanced sampling, as many
+        of each class: see `sampling.balanced_repeats`), in an order made from (seed,
+        epoch), augmented and mixed from (seed, step): a run that is continued at
+        `first_step` sees the images it would have seen.
 
         Args:
           batch_size: images per step, over all replicas.
@@ -94,7 +97,9 @@ class Dataset:
           min_images_per_replica: images that each of several replicas needs.
 
         Returns:
-          elements {"image": uint8 [B, h, w, c], "label": int32 [B]}.
+          elements {"image": uint8 [B, h, w, c], "label": int32 [B]}; with mixup or
+          CutMix also "mixed_label", int32 [B], and "mixed_weight", float32 [B] in 0..1
+          (see `mix.mix_batch`).
 
         Raises:
           UserError: the last batch of an epoch has too few images for the replicas.
@@ -163,6 +168,13 @@ def load(
     image_size: int | None = None,
     augment: str = "auto",
     padding: str = "reflect",
+    least_area: float = LEAST_AREA,
+    randaugment_layers: int = 2,
+    randaugment_magnitude: int = 9,
+    random_erasing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    sampling: str = "shuffled",
     validation_examples: int = 0,
     train_split: str | None = None,
     test_split: str | None = None,
@@ -186,6 +198,13 @@ def load(
         is resized; None keeps the size, which all images must share.
       augment: "auto" or one of `augment.AUGMENTATIONS`.
       padding: one of `augment.PADDINGS`, for "cifar".
+      least_area: see `ImageRecipe`, as for the next ones.
+      randaugment_layers: operations of RandAugment on an image.
+      randaugment_magnitude: strength of RandAugment's operations.
+      random_erasing: probability of erasing a box.
+      mixup: alpha of mixup.
+      cutmix: alpha of CutMix.
+      sampling: "shuffled", or "balanced" classes.
       validation_examples: number of training images to hold out, each class in
         proportion, always the same ones.
       train_split: training split of a tfds data set, in the notation of tfds.
@@ -241,25 +260,34 @@ def load(
     )
     check_padding(padding, augment=augment, image_shape=source.image_shape)
 
+    recipe = ImageRecipe(
+        augment=augment,
+        padding=padding,
+        least_area=least_area,
+        randaugment_layers=randaugment_layers,
+        randaugment_magnitude=randaugment_magnitude,
+        random_erasing=random_erasing,
+        mixup=mixup,
+        cutmix=cutmix,
+        sampling=sampling,
+    )
     large = _largest_split_bytes(source) > MAX_IN_MEMORY_BYTES
     # Each epoch's random crop is taken from the whole image, at its own resolution.
-    resized = augment == "imagenet" and image_size is not None
+    crop = crop_style(augment, image_shape=source.image_shape)
+    resized = crop == "imagenet" and image_size is not None
     encoded = encoded_source(source, cache) if large or resized else None
     if encoded is None:
-        splits = decode_splits(source, cache, augment=augment, padding=padding)
+        splits = decode_splits(source, cache, recipe)
     else:
         splits = stream_splits(
             encoded,
-            augment=augment,
-            padding=padding,
+            recipe,
             memory_bytes=memory_gibibytes * (1 << 30),
             # Smaller data sets are evaluated on whole images.
             evaluation_fraction=None if large else 1.0,
         )
     if validation_examples:
-        splits |= hold_out_validation(
-            source, splits["train"], validation_examples, cache
-        )
+        splits |= hold_out_validation(source, splits["train"], validation_examples)
     if expected is not None:
         mean, variance = expected.mean, expected.variance
     else:

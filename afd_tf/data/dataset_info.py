@@ -18,7 +18,7 @@ class DatasetInfo:
       examples: number of images per split: "train", "validation", "test".
       mean: of the raw training pixels 0..255, one per channel.
       variance: of the raw training pixels, one per channel.
-      augment: "none", "cifar" or "imagenet".
+      augment: "none", "cifar", "imagenet" or "randaugment".
       white_level: the value of white in image files of more than 8 bits, as the data
         set has them; None where it has none, or they say it themselves.
     """

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from afd_tf.data.augment import (
+from afd_tf.data.augment import to_uint8
+from afd_tf.data.random_crop import (
+    LEAST_AREA,
     draw_crop,
     random_resized_crop_flip_one,
     resize_crop,
-    to_uint8,
 )
 
 _ACCURATE = "INTEGER_ACCURATE"
@@ -58,7 +59,12 @@ def decode_upright(image: EncodedImage, *, channels: int) -> tf.Tensor:
 
 
 def random_resized_crop_flip_encoded(
-    image: EncodedImage, seed: tf.Tensor, *, size: tuple[int, int], channels: int
+    image: EncodedImage,
+    seed: tf.Tensor,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    least_area: float = LEAST_AREA,
 ) -> tf.Tensor:
     """Does `random_resized_crop_flip_one` to an image, but decodes only the crop.
 
@@ -70,22 +76,30 @@ def random_resized_crop_flip_encoded(
       seed: int64 [2].
       size: height and width of the result in pixels.
       channels: 1 (grey) or 3 (red, green, blue).
+      least_area: see `random_boxes`.
 
     Returns:
       uint8 [size[0], size[1], channels].
     """
     pixels = tf.cond(
         tf.io.is_jpeg(image.contents),
-        lambda: _random_resized_crop_flip_jpeg(image, seed, size, channels),
+        lambda: _random_resized_crop_flip_jpeg(image, seed, size, channels, least_area),
         lambda: random_resized_crop_flip_one(
-            decode_upright(image, channels=channels), seed, size=size
+            decode_upright(image, channels=channels),
+            seed,
+            size=size,
+            least_area=least_area,
         ),
     )
     return tf.ensure_shape(pixels, [*size, channels])
 
 
 def _random_resized_crop_flip_jpeg(
-    image: EncodedImage, seed: tf.Tensor, size: tuple[int, int], channels: int
+    image: EncodedImage,
+    seed: tf.Tensor,
+    size: tuple[int, int],
+    channels: int,
+    least_area: float,
 ) -> tf.Tensor:
     height, width = tf.unstack(tf.io.extract_jpeg_shape(image.contents)[:2])
     transposed, _, _ = _turns(image.orientation)
@@ -93,7 +107,7 @@ def _random_resized_crop_flip_jpeg(
         tf.where(transposed, width, height),
         tf.where(transposed, height, width),
     )
-    box, mirrored = draw_crop(seed, height=height, width=width)
+    box, mirrored = draw_crop(seed, height=height, width=width, least_area=least_area)
     box = stored_box(box, image.orientation, height=height, width=width)
     stored_size = tf.where(transposed, size[::-1], size)
     pixels = _decode_and_resize(image.contents, box, stored_size, channels)

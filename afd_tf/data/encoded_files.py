@@ -19,7 +19,7 @@ from afd_tf.data import image_files
 from afd_tf.data.cache import Cache
 from afd_tf.data.decoding import EncodedImage
 from afd_tf.data.image_file import ImageFile
-from afd_tf.data.sampling import permutation
+from afd_tf.data.sampling import epoch_order
 
 _THREADS = os.cpu_count() or 1
 # Fast; a higher level makes photos hardly smaller.
@@ -77,19 +77,27 @@ class EncodedFiles:
         return sum(os.stat(path).st_size for path in self._paths[split])
 
     def positions(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`; any order costs the same."""
-        order = tf.constant(indices)
+        order = indices
         if shuffle_seed is not None:
-            order = tf.gather(order, permutation(len(indices), shuffle_seed))
+            order = epoch_order(indices, shuffle_seed, repeats)
         return tf.data.Dataset.from_tensor_slices(order)
 
     def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`; an unread image is its position."""
-        return self.positions(split, indices, shuffle_seed)
+        return self.positions(split, indices, shuffle_seed, repeats)
 
     def encoded(self, split: str, unread: tf.Tensor) -> tuple[EncodedImage, tf.Tensor]:
         """See `EncodedSource`."""

@@ -27,7 +27,11 @@ class EncodedSource(Protocol):
         """Returns about how many bytes the files of a split have, never too few."""
 
     def positions(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """Returns positions in a split, int64 scalars, in the order of `examples`.
 
@@ -35,10 +39,16 @@ class EncodedSource(Protocol):
           split: the name of the split.
           indices: positions in the split, int64 [n], sorted.
           shuffle_seed: int64 [2], determines the order; None keeps it.
+          repeats: how often each of them comes if they are shuffled, int64 [n]; None
+            is once.
         """
 
     def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """Returns the images at `indices` of a split, perhaps not read yet.
 
@@ -46,6 +56,7 @@ class EncodedSource(Protocol):
           split: see `positions`, as are all arguments.
           indices: positions in the split.
           shuffle_seed: determines the order.
+          repeats: how often each comes.
 
         Returns:
           elements for `encoded`.
@@ -84,16 +95,24 @@ class EncodedMemory:
         return self._source.encoded_bytes(split)
 
     def positions(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`."""
-        return self._source.positions(split, indices, shuffle_seed)
+        return self._source.positions(split, indices, shuffle_seed, repeats)
 
     def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`; an unread image is its position."""
-        return self.positions(split, indices, shuffle_seed)
+        return self.positions(split, indices, shuffle_seed, repeats)
 
     def encoded(self, split: str, unread: tf.Tensor) -> tuple[EncodedImage, tf.Tensor]:
         """See `EncodedSource`."""

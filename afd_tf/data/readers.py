@@ -8,8 +8,13 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from afd_tf.data.augment import augment_batch
-from afd_tf.data.sampling import augmentation_seed, order_seed, permutation
+from afd_tf.data.image_recipe import ImageRecipe
+from afd_tf.data.sampling import (
+    augmentation_seed,
+    epoch_order,
+    mixing_seed,
+    order_seed,
+)
 from afd_tf.data.sharding import Share
 
 
@@ -59,19 +64,14 @@ class MemoryReader:
     Args:
       images: uint8 [n, h, w, c]; may be mapped from a file.
       labels: int32 [n].
-      augment: see `augment_batch`.
-      padding: see `augment_batch`.
+      recipe: makes training batches of them.
     """
 
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, *, augment: str, padding: str
-    ):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, recipe: ImageRecipe):
         self._images = images
         self._labels = labels
         self._indices = np.arange(len(labels), dtype=np.int64)
-        self._augment = functools.partial(
-            augment_batch, augment=augment, padding=padding
-        )
+        self._recipe = recipe
 
         @functools.cache
         def tensors() -> tuple[tf.Tensor, tf.Tensor]:
@@ -93,9 +93,10 @@ class MemoryReader:
         indices = _constant(self._indices)
         count = len(self._indices)
         steps = -(-count // batch_size)
+        repeats = self._recipe.repeats(self.labels, seed)
 
         def epoch_steps(epoch: tf.Tensor) -> tf.data.Dataset:
-            order = tf.gather(indices, permutation(count, order_seed(seed, epoch)))
+            order = epoch_order(indices, order_seed(seed, epoch), repeats(epoch))
             first = tf.maximum(epoch * steps, first_step)
 
             def positions(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -105,10 +106,11 @@ class MemoryReader:
             return tf.data.Dataset.range(first, (epoch + 1) * steps).map(positions)
 
         def make_batch(step: tf.Tensor, chosen: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixels = self._augment(
+            pixels = self._recipe.augment_batch(
                 tf.gather(images, chosen), augmentation_seed(seed, step)
             )
-            return {"image": pixels, "label": tf.gather(labels, chosen)}
+            batch = {"image": pixels, "label": tf.gather(labels, chosen)}
+            return self._recipe.mix(batch, mixing_seed(seed, step))
 
         return share.split_per_replica(
             tf.data.Dataset.range(first_step // steps, epochs)

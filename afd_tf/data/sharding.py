@@ -47,6 +47,36 @@ class Share:
         start, stop = self.bounds(size)
         return (start <= position) & (position < stop)
 
+    def count(self, size: Integer, *, with_partners: bool) -> Integer:
+        """Returns the number of this process' images in a batch.
+
+        Args:
+          size: the number of images in the whole batch.
+          with_partners: whether the images count with which they are mixed, that of
+            image p being size - 1 - p.
+        """
+        start, stop = self.bounds(size)
+        if not with_partners:
+            return stop - start
+        # An image and its partner may both belong to this process.
+        both = tf.minimum(stop, size - start) - tf.maximum(start, size - stop)
+        return 2 * (stop - start) - tf.maximum(both, 0)
+
+    def without_partners(
+        self, batch: dict[str, tf.Tensor], size: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Returns this process' images out of those that `count` counts.
+
+        Args:
+          batch: of these images and their partners, in the order of the whole batch.
+          size: the number of images in the whole batch, int64.
+        """
+        start, stop = self.bounds(size)
+        first = tf.maximum(tf.minimum(start, size - start) - (size - stop), 0)
+        return {
+            name: values[first : first + stop - start] for name, values in batch.items()
+        }
+
     def split_per_replica(
         self, batches: tf.data.Dataset, first: Integer = 0, size: Integer | None = None
     ) -> tf.data.Dataset:

@@ -5,6 +5,7 @@ import numpy as np
 from afd_tf.base.errors import UserError
 from afd_tf.data.cache import Cache
 from afd_tf.data.encoded_memory import EncodedMemory, EncodedSource
+from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader, Reader
 from afd_tf.data.sampling import stratified_choice
 from afd_tf.data.sources import Source
@@ -13,29 +14,36 @@ from afd_tf.data.stream_reader import StreamReader
 
 def stream_splits(
     encoded: EncodedSource,
+    recipe: ImageRecipe,
     *,
-    augment: str,
-    padding: str,
     memory_bytes: float,
     evaluation_fraction: float | None,
 ) -> dict[str, Reader]:
-    """Returns readers that decode images whenever they are needed."""
+    """Returns readers that decode images whenever they are needed.
+
+    Args:
+      encoded: the images.
+      recipe: of the training batches.
+      memory_bytes: encoded images of no more bytes are kept in memory, and as many
+        bytes of the decoded images of an evaluation.
+      evaluation_fraction: see `StreamReader`.
+    """
     if sum(map(encoded.encoded_bytes, encoded.counts)) <= memory_bytes:
         encoded = EncodedMemory(encoded)
     return {
         split: StreamReader(
             encoded,
             split,
-            augment=augment,
-            padding=padding,
+            recipe,
             evaluation_fraction=evaluation_fraction,
+            memory_bytes=memory_bytes,
         )
         for split in encoded.counts
     }
 
 
 def decode_splits(
-    source: Source, cache: Cache, *, augment: str, padding: str
+    source: Source, cache: Cache, recipe: ImageRecipe
 ) -> dict[str, Reader]:
     """Returns readers of images that are decoded now, or were in an earlier run."""
     splits = {}
@@ -44,13 +52,11 @@ def decode_splits(
             {"images": source.fingerprint(split)},
             lambda split=split: source.read(split),
         )
-        splits[split] = MemoryReader(images, labels, augment=augment, padding=padding)
+        splits[split] = MemoryReader(images, labels, recipe)
     return splits
 
 
-def hold_out_validation(
-    source: Source, train: Reader, count: int, cache: Cache
-) -> dict[str, Reader]:
+def hold_out_validation(source: Source, train: Reader, count: int) -> dict[str, Reader]:
     """Divides the training images; returns readers for "train" and "validation"."""
     if "validation" in source.counts:
         raise UserError(
@@ -58,11 +64,7 @@ def hold_out_validation(
             f"({source.counts['validation']} images): leave --validation_examples "
             f"away."
         )
-    # To collect its labels, a stream has to be read to its end: once is enough.
-    labels = cache.value(
-        {"labels": source.fingerprint("train")}, lambda: train.labels().tolist()
-    )
-    labels = np.array(labels, np.int32)
+    labels = train.labels()
     held_out = stratified_choice(labels, min(count, len(labels)), seed=0)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if set(labels[kept]) != set(labels):

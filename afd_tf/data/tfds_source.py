@@ -81,6 +81,7 @@ class TfdsSource:
     ):
         self.name = name
         self._image_size = image_size
+        self._cache = cache
 
         def find() -> dict[str, Any]:
             from afd_tf.data import tfds_metadata  # imports tfds
@@ -139,8 +140,7 @@ class TfdsSource:
 
         images = np.empty([self.counts[split], *self.image_shape], np.uint8)
         labels = np.empty([self.counts[split]], np.int32)
-        everything = np.arange(len(labels))
-        examples = self.examples(split, everything, None).map(
+        examples = self.examples(split, np.arange(len(labels)), None).map(
             decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         start = 0
@@ -164,12 +164,16 @@ class TfdsSource:
         return images, labels
 
     def labels(self, split: str) -> np.ndarray:
-        """See `Source`; reads all records once."""
-        logging.info("reading the labels of %s %s", self.name, split)
-        everything = np.arange(self.counts[split])
-        records = self.examples(split, everything, None)
-        labels = records.map(lambda record: _parse(record)[1])
-        return np.concatenate(list(labels.batch(1024).as_numpy_iterator()))
+        """See `Source`; reads all records, once as long as the cache has them."""
+
+        def read() -> list[int]:
+            logging.info("reading the labels of %s %s", self.name, split)
+            records = self.examples(split, np.arange(self.counts[split]), None)
+            labels = records.map(lambda record: _parse(record)[1])
+            return np.concatenate(list(labels.batch(1024).as_numpy_iterator())).tolist()
+
+        labels = self._cache.value({"labels": self.fingerprint(split)}, read)
+        return np.array(labels, np.int32)
 
     def encoded_bytes(self, split: str) -> int:
         """See `EncodedSource`: all of the files that hold images of the split."""
@@ -177,18 +181,27 @@ class TfdsSource:
         return sum(size for file, size, _ in self._metadata["stamp"] if file in files)
 
     def positions(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`."""
         return self._in_order(
             split,
             indices,
             shuffle_seed,
+            repeats,
             lambda file: tf.data.Dataset.range(file.first, file.first + file.take),
         )
 
     def examples(
-        self, split: str, indices: np.ndarray, shuffle_seed: tf.Tensor | None
+        self,
+        split: str,
+        indices: np.ndarray,
+        shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None = None,
     ) -> tf.data.Dataset:
         """See `EncodedSource`; an unread image is its record.
 
@@ -199,6 +212,7 @@ class TfdsSource:
             split,
             indices,
             shuffle_seed,
+            repeats,
             lambda file: (
                 tf.data.TFRecordDataset(file.name, buffer_size=1 << 20)
                 .skip(file.skip)
@@ -217,6 +231,7 @@ class TfdsSource:
         split: str,
         indices: np.ndarray,
         shuffle_seed: tf.Tensor | None,
+        repeats: tf.Tensor | None,
         read: Callable[["_Piece"], tf.data.Dataset],
     ) -> tf.data.Dataset:
         """Returns the elements at `indices` of a split, in the order of `examples`.
@@ -225,6 +240,7 @@ class TfdsSource:
           split: see `examples`.
           indices: see `examples`.
           shuffle_seed: see `examples`.
+          repeats: see `examples`.
           read: returns one element for each record of a piece.
         """
         pieces = self._metadata["splits"][split]["pieces"]
@@ -240,20 +256,26 @@ class TfdsSource:
             order = permutation(len(pieces), shuffle_seed)
             files = _Piece(*(tf.gather(column, order) for column in files))
         complete = len(indices) == self.counts[split]
-        chosen = np.zeros(self.counts[split], bool)
-        chosen[indices] = True
-        chosen = tf.constant(chosen)
+        times = np.zeros(self.counts[split], np.int64)
+        times[indices] = 1
+        times = tf.constant(times)
+        if repeats is not None:
+            times = tf.tensor_scatter_nd_update(times, indices[:, np.newaxis], repeats)
+
+        def repeat(index: tf.Tensor, element: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensors(element).repeat(tf.gather(times, index))
 
         def read_file(*file: tf.Tensor) -> tf.data.Dataset:
             file = _Piece(*file)
             elements = read(file)
-            if complete:
+            if complete and repeats is None:
                 return elements
-            return (
-                elements.enumerate(file.first)
-                .filter(lambda index, _: tf.gather(chosen, index))
-                .map(lambda _, element: element)
+            elements = elements.enumerate(file.first).filter(
+                lambda index, _: tf.gather(times, index) > 0
             )
+            if repeats is None:
+                return elements.map(lambda _, element: element)
+            return elements.flat_map(repeat)
 
         dataset = tf.data.Dataset.from_tensor_slices(tuple(files))
         if shuffle_seed is None:

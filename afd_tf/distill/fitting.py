@@ -102,7 +102,8 @@ class FittedModel(keras.Model):
         Args:
           batch: see `afd_tf.distill.method.Method.count_correct`.
         """
-        *correct, counted = tf.unstack(self.count_correct(batch))
+        counts = tf.reduce_sum(self.count_correct(batch), axis=-1)
+        *correct, counted = tf.unstack(counts)
         for accuracy, count in zip(self.accuracies.values(), correct, strict=True):
             accuracy.update_state(tf.math.divide_no_nan(count, counted), counted)
         return {name: metric.result() for name, metric in self.accuracies.items()}

@@ -8,6 +8,7 @@ from absl import flags
 
 from afd_tf.base.errors import UserError
 from afd_tf.distill import losses
+from afd_tf.distill.labels import Labels, MixedLabels
 
 _LABEL_SMOOTHING = flags.DEFINE_float(
     "label_smoothing",
@@ -30,7 +31,9 @@ _CLASS_WEIGHTS = flags.DEFINE_enum(
 class LabelLoss:
     """w_y ((1 - s) CE(y, z) + s mean over classes c of -log softmax(z)_c).
 
-    The target with smoothing s is that of Szegedy et al. (2016), section 7.
+    The target with smoothing s is that of Szegedy et al. (2016), section 7. The loss of
+    mixed labels is the mix of the losses of both, each with the weight of its own
+    class: (1 - m) L(y_own) + m L(y_partner) (Zhang et al. 2018; Yun et al. 2019).
 
     Attributes:
       smoothing: s, in 0..1.
@@ -40,8 +43,20 @@ class LabelLoss:
     smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
 
-    def __call__(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Returns the loss, float32 [B], for int32 [B] and float32 [B, classes]."""
+    def __call__(self, labels: Labels, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the loss, float32 [B].
+
+        Args:
+          labels: int32 [B], or `MixedLabels`.
+          logits: float32 [B, classes].
+        """
+        if isinstance(labels, MixedLabels):
+            own = self._of_one_label(labels.own, logits)
+            partner = self._of_one_label(labels.partner, logits)
+            return (1.0 - labels.weight) * own + labels.weight * partner
+        return self._of_one_label(labels, logits)
+
+    def _of_one_label(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         loss = losses.cross_entropy(labels, logits)
         if self.smoothing:
             spread = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)

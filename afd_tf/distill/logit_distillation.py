@@ -7,6 +7,7 @@ from absl import flags
 
 from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.distill import losses
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.method import Method, method_settings_from_flags
 from afd_tf.distill.metrics import Values, top1_correct
 from afd_tf.distill.objective import Outputs
@@ -33,6 +34,14 @@ _LOGIT_WEIGHT = flags.DEFINE_float(
     "off.",
     lower_bound=0,
 )
+_RAMP_EPOCHS = flags.DEFINE_float(
+    "logit_ramp_epochs",
+    0.0,
+    "Number of epochs over which the weight of the divergence from the teachers' "
+    "softened probabilities grows to --logit_weight, along the curve of --method=one; "
+    "with 0 it has that weight from the beginning.",
+    lower_bound=0,
+)
 _TEACHER_REDUCTION = flags.DEFINE_string(
     "teacher_reduction",
     "mean",
@@ -43,8 +52,22 @@ _TEACHER_REDUCTION = flags.DEFINE_string(
 REDUCTIONS = ("mean", "sum")
 
 
+def ramp(epoch: tf.Tensor, epochs: float) -> tf.Tensor:
+    """exp(-5 (1 - min(t, e) / e)^2): grows from 0.007 to 1 over e epochs.
+
+    Args:
+      epoch: t, float32, counted from 0.
+      epochs: e; 0 gives 1 always.
+    """
+    if not epochs:
+        return tf.ones_like(epoch)
+    return tf.exp(-5.0 * tf.square(1.0 - tf.minimum(epoch, epochs) / epochs))
+
+
 class LogitDistillation(Method):
-    """L_k = a CE(y, z_k) + b * mean over teachers j of T^2 KL(z_j || z_k).
+    """L_k = a CE(y, z_k) + b r(t) * mean over teachers j of T^2 KL(z_j || z_k).
+
+    r is 1, or grows to 1 over the first epochs (`ramp`), as in ONE (Lan et al. 2018).
 
     A subclass chooses who teaches whom, and may add losses of its own to the same
     objective in `extra_losses`.
@@ -57,6 +80,7 @@ class LogitDistillation(Method):
       temperature_squared: whether the factor T^2 is there.
       label_weight: a.
       logit_weight: b; 0 leaves the divergence out.
+      logit_ramp_epochs: over which r grows; 0 is r = 1.
       teacher_reduction: "mean", or "sum" over the teachers.
       **kwargs: of `Method`.
 
@@ -73,6 +97,7 @@ class LogitDistillation(Method):
         temperature_squared: bool = True,
         label_weight: float = 1.0,
         logit_weight: float = 1.0,
+        logit_ramp_epochs: float = 0.0,
         teacher_reduction: str = "mean",
         **kwargs,
     ):
@@ -86,30 +111,28 @@ class LogitDistillation(Method):
         self.temperature_squared = temperature_squared
         self.label_weight = label_weight
         self.logit_weight = logit_weight
+        self.logit_ramp_epochs = logit_ramp_epochs
         self.teacher_reduction = teacher_reduction
 
     def extra_losses(self, number: int, outputs: Outputs) -> Values:
         """Returns further losses of peer `number`, weighted, float32 [B] by name."""
         return {}
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns the logit losses; a subclass with further objectives adds to them."""
         return self.logit_losses(labels, outputs)
 
-    def logit_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def logit_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L_k and, as monitors, its parts and the accuracies."""
         values, monitors = {}, {}
+        weight = self._divergence_weight()
         for number, output in enumerate(outputs[: len(self.peers)]):
             peer = f"peer_{number}"
             parts = {"cross_entropy": self.label_loss(labels, output.logits)}
             loss = self.label_weight * parts["cross_entropy"]
             if self.logit_weight:
                 parts["divergence"] = self._divergence(number, outputs)
-                loss += self.logit_weight * parts["divergence"]
+                loss += weight * parts["divergence"]
             for name, value in self.extra_losses(number, outputs).items():
                 parts[name] = value
                 loss += value
@@ -119,6 +142,14 @@ class LogitDistillation(Method):
         for number, output in enumerate(outputs[len(self.peers) :]):
             monitors[f"teacher_{number}/accuracy"] = top1_correct(labels, output.logits)
         return values, monitors
+
+    def _divergence_weight(self) -> float | tf.Tensor:
+        """Returns b r(t)."""
+        if not self.logit_ramp_epochs:
+            return self.logit_weight
+        iterations = tf.convert_to_tensor(self.objectives[0].optimizer.iterations)
+        epoch = tf.cast(iterations // self.steps_per_epoch, tf.float32)
+        return self.logit_weight * ramp(epoch, self.logit_ramp_epochs)
 
     def _divergence(self, number: int, outputs: Outputs) -> tf.Tensor:
         divergences = [
@@ -141,6 +172,7 @@ def logit_settings_from_flags() -> dict:
         "temperature_squared": _TEMPERATURE_SQUARED.value,
         "label_weight": _LABEL_WEIGHT.value,
         "logit_weight": _LOGIT_WEIGHT.value,
+        "logit_ramp_epochs": _RAMP_EPOCHS.value,
         "teacher_reduction": _TEACHER_REDUCTION.value,
         **method_settings_from_flags(),
     }

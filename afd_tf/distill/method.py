@@ -7,9 +7,15 @@ import keras
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError
+from afd_tf.distill.fine_tuning import (
+    NO_FINE_TUNING,
+    FineTuning,
+    fine_tuning_from_flags,
+)
 from afd_tf.distill.fitting import EpochMeans, FittedModel
 from afd_tf.distill.label_loss import CROSS_ENTROPY, LabelLoss
-from afd_tf.distill.metrics import Values, top1_correct
+from afd_tf.distill.labels import Labels
+from afd_tf.distill.metrics import Values, sums_by_class, top1_correct
 from afd_tf.distill.objective import Objective, Outputs, Pass, Warmup
 from afd_tf.distill.recipes import SGD_RECIPE, Recipe, logit_recipe_from_flags
 from afd_tf.distill.step import (
@@ -42,6 +48,7 @@ class Method(FittedModel):
       recipe: of the optimizer of the peers' logit loss.
       execution: the way in which a step is computed.
       label_loss: of the labels, for every peer.
+      fine_tuning: of the peers that are pretrained.
       ema: decay of the moving averages of the peers' weights; None for no averages.
       **kwargs: of a Keras model.
 
@@ -63,6 +70,7 @@ class Method(FittedModel):
         recipe: Recipe = SGD_RECIPE,
         execution: Execution = DEFAULT_EXECUTION,
         label_loss: LabelLoss = CROSS_ENTROPY,
+        fine_tuning: FineTuning = NO_FINE_TUNING,
         ema: float | None = None,
         **kwargs,
     ):
@@ -72,10 +80,12 @@ class Method(FittedModel):
         self.recipe = recipe
         self.execution = execution
         self.label_loss = label_loss
+        self.fine_tuning = fine_tuning
         self.ema = ema
         self.averages: WeightAverages | None = None
         self.objectives: list[Objective] = []
         self.warmup: Warmup | None = None
+        self._head_warmup: Warmup | None = None
         self.warming_up = False
 
     # What a subclass declares.
@@ -99,13 +109,11 @@ class Method(FittedModel):
         """Returns what trains along with peer `number` under its logit objective."""
         return []
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns the losses by the names of their objectives, and monitors by name.
 
         Args:
-          labels: int32 [B].
+          labels: int32 [B], or `MixedLabels` of mixed images.
           outputs: one for each peer, then one for each frozen teacher.
 
         Returns:
@@ -156,9 +164,11 @@ class Method(FittedModel):
           **kwargs: of `keras.Model.compile`, for `fit`.
 
         Raises:
-          UserError: peers with common layers in a method that moves each for itself.
+          UserError: peers with common layers in a method that moves each for itself,
+            or two warm-ups.
         """
         self.epochs, self.steps_per_epoch, self.seed = epochs, steps_per_epoch, seed
+        self._prepare_fine_tuning()
         objectives = self.make_objectives()
         moved = [
             id(variable)
@@ -175,7 +185,10 @@ class Method(FittedModel):
         scales_loss = self.compute_dtype == "float16"
         self.objectives = [
             each.compiled(
-                epochs=length, steps_per_epoch=steps_per_epoch, scales_loss=scales_loss
+                epochs=length,
+                steps_per_epoch=steps_per_epoch,
+                scales_loss=scales_loss,
+                rate_factors=self.fine_tuning.rate_factors(each, self.peers),
             )
             for each, length in (
                 *((each, epochs) for each in objectives),
@@ -197,6 +210,19 @@ class Method(FittedModel):
         # would use it, is replaced below.
         super().compile(
             optimizer=self.objectives[0].optimizer, auto_scale_loss=False, **kwargs
+        )
+
+    def _prepare_fine_tuning(self) -> None:
+        self.fine_tuning.prepare(self.peers)
+        if not self.fine_tuning.freeze_epochs:
+            return
+        if self.warmup is not self._head_warmup:
+            raise UserError(
+                "--freeze_epochs and the epochs in which this method prepares "
+                "something both come before the run: give one of them."
+            )
+        self.warmup = self._head_warmup = self.fine_tuning.warmup(
+            self.peers, self.recipe, self.label_loss
         )
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[PeerOutput]:
@@ -228,21 +254,21 @@ class Method(FittedModel):
         return self.averages.in_place_of_weights()
 
     def count_correct(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Counts the images that each of `evaluated_names` gets right, and all images.
+        """Counts by class the images that `evaluated_names` get right, and all images.
 
         Args:
           batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
             the images that only fill the last batch.
 
         Returns:
-          float64 [len(evaluated_names) + 1], of this replica's part; the last is the
-          number of images of weight 1.
+          float64 [len(evaluated_names) + 1, classes], of this replica's part, by the
+          true class; the last row counts the images of weight 1.
         """
         outputs = self(batch["image"])
         scores = (*(output.logits for output in outputs), self.ensemble(outputs))
         correct = [top1_correct(batch["label"], each) for each in scores]
-        counted = tf.stack([*correct, tf.ones_like(batch["weight"])])
-        return tf.reduce_sum(tf.cast(counted * batch["weight"], tf.float64), axis=-1)
+        counted = tf.stack([*correct, tf.ones_like(batch["weight"])]) * batch["weight"]
+        return sums_by_class(counted, batch["label"], scores[0].shape[-1])
 
 
 def method_settings_from_flags() -> dict:
@@ -254,5 +280,6 @@ def method_settings_from_flags() -> dict:
     return {
         "recipe": logit_recipe_from_flags(),
         "execution": execution_from_flags(),
+        "fine_tuning": fine_tuning_from_flags(),
         "ema": ema_from_flags(),
     }

@@ -1,26 +1,61 @@
-"""The accuracies of each example that a training step reports beside its losses."""
+"""Accuracies: of each example beside the losses of a step, and over the classes."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
+
+from afd_tf.distill.labels import Labels, own_labels
 
 # Per-example values by name, [B] each.
 Values = Mapping[str, tf.Tensor]
 
 
-def top1_correct(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+def top1_correct(labels: Labels, scores: tf.Tensor) -> tf.Tensor:
     """Returns 1.0 where the largest of the scores is the label's, else 0.0.
 
     Args:
-      labels: int32 [B].
+      labels: int32 [B], or `MixedLabels`, of which the images' own labels count.
       scores: float [B, classes]: logits or probabilities.
 
     Returns:
       float32 [B].
     """
+    labels = own_labels(labels)
     return tf.cast(
         tf.argmax(scores, axis=-1, output_type=labels.dtype) == labels, tf.float32
     )
+
+
+def sums_by_class(values: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Adds up values of examples over the examples of each class.
+
+    Args:
+      values: float32 [n, B], n values of each example.
+      labels: int32 [B].
+      num_classes: number of labels.
+
+    Returns:
+      float64 [n, num_classes]; counts are exact.
+    """
+    # A product, as a scattered sum has no fixed order on a GPU.
+    members = tf.one_hot(labels, num_classes, dtype=tf.float64)  # [B, num_classes]
+    return tf.matmul(tf.cast(values, tf.float64), members)
+
+
+def balanced_accuracy(correct: np.ndarray, examples: np.ndarray) -> float:
+    """Returns the mean of the classes' accuracies: each class counts the same.
+
+    Args:
+      correct: [classes], images of each class that are classified correctly.
+      examples: [classes], all images of each class; classes without one do not count,
+        as they have no accuracy. At least one class has images.
+
+    Returns:
+      0..1.
+    """
+    present = examples > 0
+    return float(np.mean(correct[present] / examples[present]))
 
 
 def discriminator_monitors(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.metrics import Values
 from afd_tf.distill.recipes import Recipe
 from afd_tf.models import PeerOutput
@@ -15,7 +16,7 @@ from afd_tf.models import PeerOutput
 Outputs = Sequence[PeerOutput]
 # Losses by the names of their objectives, and monitors: [B] each, or vectors of other
 # lengths whose sum counts.
-LossFunction = Callable[[tf.Tensor, Outputs], tuple[Values, Values]]
+LossFunction = Callable[[Labels, Outputs], tuple[Values, Values]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +48,12 @@ class Objective:
         return f"{self.owner}/{quantity}_{self.loss}"
 
     def compiled(
-        self, *, epochs: int, steps_per_epoch: int, scales_loss: bool
+        self,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        scales_loss: bool,
+        rate_factors: Sequence[float] | None = None,
     ) -> "Objective":
         """Returns the objective with its optimizer.
 
@@ -55,11 +61,13 @@ class Objective:
           epochs: the length of the part of the run in which it is minimized.
           steps_per_epoch: training steps of an epoch.
           scales_loss: whether the optimizer keeps a loss scale, for float16.
+          rate_factors: of the learning rate, one for each variable; None is 1 for all.
         """
         optimizer = self.recipe.build(
             epochs, steps_per_epoch, f"{self.owner}_{self.loss}"
         )
         optimizer.scales_loss = scales_loss
+        optimizer.rate_factors = rate_factors and tuple(rate_factors)
         optimizer.build(self.variables)
         return dataclasses.replace(self, optimizer=optimizer)
 
@@ -69,7 +77,7 @@ class Pass(NamedTuple):
 
     Attributes:
       forward: of raw pixels uint8 [B, h, w, c], in training mode.
-      losses: of labels int32 [B] and of what `forward` and the teachers returned.
+      losses: of labels and of what `forward` and the teachers returned.
     """
 
     forward: Callable[[tf.Tensor], Outputs]

@@ -28,6 +28,8 @@ class _FusedUpdate:
       scales_loss: whether the loss is multiplied by `loss_scale`, and a step whose
         gradients are not finite is left out (the count of steps goes on). To be set
         before `build`. Keras' own wrapper asks one replica only.
+      rate_factors: of the learning rate, one for each variable in the order of `build`;
+        None is 1 for all.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class _FusedUpdate:
         self.decay = decay
         self.decay_mode = decay_mode
         self.scales_loss = False
+        self.rate_factors: tuple[float, ...] | None = None
         self._finite = None
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -104,22 +107,27 @@ class _FusedUpdate:
 
     def _update(self, grads, trainable_variables, learning_rate):
         learning_rate = tf.convert_to_tensor(learning_rate, tf.float32)
-        constants = self._constants(learning_rate)
+        factors = self.rate_factors or (1.0,) * len(trainable_variables)
+        rates = {
+            factor: learning_rate * factor if factor != 1.0 else learning_rate
+            for factor in sorted(set(factors))
+        }
+        constants = {factor: self._constants(rate) for factor, rate in rates.items()}
         coupled = self.decay if self.decay_mode == "coupled" else 0.0
         for loss_gradient, variable in zip(grads, trainable_variables, strict=True):
             gradient = loss_gradient
+            index = self._get_variable_index(variable)
+            factor = factors[index]
             if coupled:
                 gradient += coupled * variable
             elif self.decay:
                 tf.raw_ops.AssignSubVariableOp(
                     resource=variable.value.handle,
-                    value=learning_rate * self.decay * variable,
+                    value=rates[factor] * self.decay * variable,
                 )
             # The handle is the replica's own copy; every replica applies the same
             # sum, so all copies stay equal without another exchange.
-            self._fused(
-                self._get_variable_index(variable), variable, gradient, constants
-            )
+            self._fused(index, variable, gradient, constants[factor])
 
 
 def _assign(variable: keras.Variable, value: tf.Tensor) -> None:

@@ -18,6 +18,7 @@ from afd_tf.distill.collectives import (
     replicas,
     sum_over_replicas,
 )
+from afd_tf.distill.labels import Labels, labels_of
 from afd_tf.distill.objective import Objective, Outputs, Pass
 from afd_tf.models import Peer
 from afd_tf.models.batch_normalization import training_mode
@@ -109,17 +110,17 @@ def take_step(learner: Learner, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.
 
     Args:
       learner: a compiled method.
-      batch: "image", uint8 [B, h, w, c], and "label", int32 [B]: this replica's part
-        of the global batch.
+      batch: "image", uint8 [B, h, w, c], and the labels (`labels_of`): this replica's
+        part of the global batch.
 
     Returns:
       float32 scalars by name: this replica's part of the losses and monitors, averaged
       over the global batch, and of the norms of the gradients. Their sum over the
       replicas is the value for the whole batch.
     """
-    images, labels = batch["image"], batch["label"]
+    images, labels = batch["image"], labels_of(batch)
     execution = learner.execution
-    global_batch = tf.cast(tf.shape(labels)[0], tf.float32)
+    global_batch = tf.cast(tf.shape(images)[0], tf.float32)
     if replicas() > 1:
         global_batch = sum_over_replicas(global_batch)
     metrics = {}
@@ -159,7 +160,7 @@ def _exchanges_before_gradients(learner: Learner) -> bool:
 
 
 def accumulate_microbatches(
-    work: Callable, count: int, images: tf.Tensor, labels: tf.Tensor
+    work: Callable, count: int, images: tf.Tensor, labels: Labels
 ):
     """Returns the sum of `work(images, labels)` over the microbatches of a batch.
 
@@ -170,18 +171,18 @@ def accumulate_microbatches(
       count: number of microbatches. One replica takes fewer where it has fewer images;
         several replicas, which have to take equally many, need that many images each.
       images: uint8 [B, h, w, c].
-      labels: int32 [B].
+      labels: of the images.
     """
     if count == 1:
         return work(images, labels)
-    size = tf.shape(labels)[0]
+    size = tf.shape(images)[0]
     together = replicas() > 1
     # A microbatch without images has no statistics.
     total = count if together else tf.minimum(count, size)
 
     def part(number):
         start, stop = number * size // total, (number + 1) * size // total
-        return work(images[start:stop], labels[start:stop])
+        return work(*tf.nest.map_structure(lambda x: x[start:stop], (images, labels)))
 
     def add(sums, number):
         return tf.nest.map_structure(tf.add, sums, part(number))
@@ -204,7 +205,7 @@ def accumulate_microbatches(
 def _gradients(
     learner: Learner,
     images: tf.Tensor,
-    labels: tf.Tensor,
+    labels: Labels,
     *,
     forward_pass: Pass,
     counted: bool,

@@ -4,15 +4,19 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 from absl import flags
 
 from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.data import DatasetInfo
+from afd_tf.models import foreign, keras_peer, pretrained
 from afd_tf.models.cost import multiply_adds
+from afd_tf.models.efficientnet_lite import MEAN, VARIANCE, EfficientNetLite
 from afd_tf.models.imagenet_resnet import ImageNetResNet
 from afd_tf.models.mobilenet import MobileNetV2
+from afd_tf.models.network_name import parse_network_name
 from afd_tf.models.peer import Peer, PeerOutput
 from afd_tf.models.resnet import ResNet
 from afd_tf.models.shufflenet import ShuffleNetV2
@@ -33,7 +37,10 @@ _PEERS = flags.DEFINE_list(
     "peers",
     ["resnet8", "resnet20"],
     "Comma-separated names of the peers; any number, of any kinds, repeats allowed: "
-    "for example resnet20,wrn_28_2.",
+    "for example resnet20,wrn_28_2. A name may also be keras:NAME of a network of "
+    "keras.applications, hub:PRESET of keras-hub, file:PATH of a saved Keras model or "
+    "python:MODULE:FUNCTION of a function that returns one; with @imagenet behind it a "
+    "network begins with its published weights, with @PATH with those of a file.",
 )
 _OWN_STAGES = flags.DEFINE_integer(
     "own_stages",
@@ -90,6 +97,16 @@ PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
         ShuffleNetV2,
         ("shufflenet_v2_50", "shufflenet_v2_100", "shufflenet_v2_150"),
     ),
+    r"efficientnet_lite(\d+)": (
+        EfficientNetLite,
+        (
+            "efficientnet_lite0",
+            "efficientnet_lite1",
+            "efficientnet_lite2",
+            "efficientnet_lite3",
+            "efficientnet_lite4",
+        ),
+    ),
     r"vgg(\d+)": (VGG, ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19")),
 }
 
@@ -98,37 +115,64 @@ def build_peer(
     name: str,
     info: DatasetInfo,
     shared: Mapping[str, keras.layers.Layer] | None = None,
+    *,
+    initial_weights: bool = True,
+    record: Mapping[str, Any] | None = None,
 ) -> Peer:
-    """Builds a peer and its variables, randomly initialized.
+    """Builds a peer and its variables.
 
     Args:
-      name: e.g. "resnet20" or "wrn_16_2".
+      name: e.g. "resnet20", "wrn_16_2", "efficientnet_lite0@imagenet" or
+        "keras:MobileNetV3Small"; random weights unless the name says which.
       info: the data set's image shape, classes, mean and variance.
       shared: parts of the `body` of another peer of that name, used instead of new
         ones.
+      initial_weights: whether the weights that the name asks for are wanted; without
+        them, the network is the same and nothing is downloaded.
+      record: of a peer that a run kept; see `foreign.from_record`.
 
     Raises:
-      UserError: the name is unknown, no such network exists, or the images are too
-        small for it.
+      UserError: the name is unknown, no such network exists, its weights cannot be
+        loaded, or the images are too small for it.
     """
+    network = parse_network_name(name)
+    if network.kind:
+        model = (
+            foreign.from_record(record)
+            if record
+            else foreign.load_foreign(network, info, initial_weights)
+        )
+        return keras_peer.build_keras_peer(network, name, model, info, shared)
     for pattern, (constructor, _) in PEERS.items():
-        if match := re.fullmatch(pattern, name):
+        if match := re.fullmatch(pattern, network.name):
+            mean, variance = info.mean, info.variance
+            if network.weights and constructor is EfficientNetLite:
+                mean, variance = MEAN, VARIANCE
             peer = constructor(
                 *(group and int(group) for group in match.groups()),
                 num_classes=info.num_classes,
-                mean=info.mean,
-                variance=info.variance,
+                mean=mean,
+                variance=variance,
                 shared=shared,
-                name=name,
+                name=network.name,
             )
+            peer.spec = name
+            peer.pretrained = network.weights is not None
             peer.build_for(info.image_shape)
+            if network.weights and initial_weights:
+                pretrained.load_weights(peer, network.weights)
             return peer
     known = [name for _, names in PEERS.values() for name in names]
-    raise unknown_name("peer", name, known)
+    raise unknown_name("peer", network.name, known)
 
 
 def build_peers(
-    names: Sequence[str], info: DatasetInfo, own_stages: int | None = None
+    names: Sequence[str],
+    info: DatasetInfo,
+    own_stages: int | None = None,
+    *,
+    initial_weights: bool = True,
+    records: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Peer]:
     """Builds several peers, either independent ones or branches of one network.
 
@@ -138,12 +182,24 @@ def build_peers(
       own_stages: the number of last stages that each peer has for itself; the stem
         and the stages before them are the same layers in all peers. None shares
         nothing.
+      initial_weights: see `build_peer`.
+      records: those of the peers that a run kept, by name; see `build_peer`.
 
     Raises:
       UserError: `build_peer` refuses a name; or layers are to be shared among peers of
         different names, or of no more than `own_stages` stages.
     """
-    first = build_peer(names[0], info)
+
+    def build(name: str, shared: Mapping[str, keras.layers.Layer] | None) -> Peer:
+        return build_peer(
+            name,
+            info,
+            shared,
+            initial_weights=initial_weights,
+            record=(records or {}).get(name),
+        )
+
+    first = build(names[0], None)
     shared = {}
     if own_stages is not None:
         stages = first.stages
@@ -157,7 +213,7 @@ def build_peers(
         shared = dict(
             itertools.takewhile(lambda item: item[0] != branch, first.body.items())
         )
-    return [first, *(build_peer(name, info, shared) for name in names[1:])]
+    return [first, *(build(name, shared) for name in names[1:])]
 
 
 def peers_from_flags(info: DatasetInfo) -> list[Peer]:

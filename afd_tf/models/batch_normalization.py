@@ -64,6 +64,10 @@ class BatchNormalization(keras.layers.Layer):
 
     Statistics, scale and shift are float32 under every precision policy.
 
+    Attributes:
+      keeps_statistics: whether training, too, normalizes with the moving statistics and
+        leaves them as they are.
+
     Args:
       momentum: the part of a moving statistic that a batch leaves as it is, 0..1;
         PyTorch's momentum 0.1 is 0.9 here.
@@ -75,6 +79,7 @@ class BatchNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.keeps_statistics = False
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates scale and shift, and the moving mean and variance, each [c]."""
@@ -104,7 +109,7 @@ class BatchNormalization(keras.layers.Layer):
         Returns:
           [B, h, w, c], of the input's dtype.
         """
-        if not training:
+        if not training or self.keeps_statistics:
             return self._fused(
                 inputs, mean=self.moving_mean, variance=self.moving_variance
             ).y
@@ -176,3 +181,15 @@ class BatchNormalization(keras.layers.Layer):
             "momentum": self.momentum,
             "epsilon": self.epsilon,
         }
+
+
+def keep_statistics(network: keras.Model, kept: bool) -> None:
+    """Sets whether the batch normalizations of a network keep their statistics.
+
+    Args:
+      network: built.
+      kept: see `BatchNormalization`.
+    """
+    for layer in network._flatten_layers():
+        if isinstance(layer, BatchNormalization):
+            layer.keeps_statistics = kept

@@ -41,10 +41,12 @@ def convolution(
     )
 
 
-def depthwise_convolution(strides: int = 1) -> keras.layers.DepthwiseConv2D:
-    """Returns a "same" 3x3 convolution of each channel by itself, without bias."""
+def depthwise_convolution(
+    strides: int = 1, kernel_size: int = 3
+) -> keras.layers.DepthwiseConv2D:
+    """Returns a "same" convolution of each channel by itself, without bias."""
     return keras.layers.DepthwiseConv2D(
-        3,
+        kernel_size,
         strides=strides,
         padding="same",
         use_bias=False,
@@ -97,10 +99,15 @@ class PixelNormalization(keras.layers.Layer):
     It is the first layer of every peer, so that training, the server and the phone
     all take raw pixels. It computes in float32 under every precision policy.
 
+    A grey image becomes as many channels as there are means: networks whose weights
+    come from photos in colour take it.
+
     Args:
       mean: of the raw pixels 0..255, one per channel.
       variance: of the raw pixels, one per channel; 0, of a channel that never varies,
         counts as 1.
+      reverse: whether the result has its channels in the reverse order, as networks
+        from Caffe expect them; mean and variance are in the order of the result.
       **kwargs: of a Keras layer.
 
     Attributes:
@@ -108,8 +115,15 @@ class PixelNormalization(keras.layers.Layer):
       offset: subtracted afterwards, float32 [c].
     """
 
-    def __init__(self, mean: Sequence[float], variance: Sequence[float], **kwargs):
+    def __init__(
+        self,
+        mean: Sequence[float],
+        variance: Sequence[float],
+        reverse: bool = False,
+        **kwargs,
+    ):
         super().__init__(dtype="float32", **kwargs)
+        self.reverse = reverse
         self.mean = tuple(float(value) for value in mean)
         self.variance = tuple(float(value) for value in variance)
         deviation = np.sqrt([value or 1.0 for value in self.variance])
@@ -119,44 +133,61 @@ class PixelNormalization(keras.layers.Layer):
         self.offset = (np.asarray(self.mean) / deviation).astype(np.float32)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [B, h, w, c] for uint8 or float [B, h, w, c] in 0..255."""
-        return tf.cast(images, tf.float32) * self.scale - self.offset
+        """Returns float32 [B, h, w, c] for uint8 or float [B, h, w, c or 1], 0..255."""
+        pixels = tf.cast(images, tf.float32)
+        if self.reverse:
+            pixels = tf.reverse(pixels, axis=[-1])
+        return pixels * self.scale - self.offset
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "mean": self.mean, "variance": self.variance}
+        return {
+            **super().get_config(),
+            "mean": self.mean,
+            "variance": self.variance,
+            "reverse": self.reverse,
+        }
 
 
 class ConvolutionBlock(Composite):
     """Convolution, batch normalization and, by default, ReLU.
 
     Args:
-      filters: channels of the output.
+      filters: channels of the output; None convolves each channel by itself.
       kernel_size: height and width of the kernel.
       strides: in both directions.
       activation: whether a ReLU ends the block.
-      use_bias: whether the convolution has a bias.
+      use_bias: whether the convolution has a bias; it needs `filters`.
+      relu6: whether the ReLU is cut off at 6.
+      epsilon: of the batch normalization.
       **kwargs: of a Keras layer.
     """
 
     def __init__(
         self,
-        filters: int,
+        filters: int | None,
         kernel_size: int = 3,
         strides: int = 1,
+        *,
         activation: bool = True,
         use_bias: bool = False,
+        relu6: bool = False,
+        epsilon: float = 1e-5,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.activation = activation
-        self.convolution = convolution(filters, kernel_size, strides, use_bias)
-        self.normalization = BatchNormalization()
+        self.relu = tf.nn.relu6 if relu6 else tf.nn.relu
+        if filters is None:
+            self.convolution = depthwise_convolution(strides, kernel_size)
+        else:
+            self.convolution = convolution(filters, kernel_size, strides, use_bias)
+        self.normalization = BatchNormalization(epsilon=epsilon)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns [B, ceil(h / strides), ceil(w / strides), filters]."""
         outputs = self.normalization(self.convolution(inputs), training=training)
-        return tf.nn.relu(outputs) if self.activation else outputs
+        return self.relu(outputs) if self.activation else outputs
 
 
 class NormalizedActivation(Composite):

@@ -1,7 +1,7 @@
 """The contract of all peers: raw pixels in, the last feature map and logits out."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -40,8 +40,12 @@ class Peer(keras.Model):
       **kwargs: of a Keras model.
 
     Attributes:
+      pretrained: whether the weights below the classifier come from another training.
       tap_shapes: height, width and channels of every named map, first to last, once
         the peer is built.
+      spec: the name on the command line, of which the name of the Keras model may be a
+        part.
+      record: what a run keeps to build the peer again; None if `spec` is enough.
     """
 
     def __init__(
@@ -56,6 +60,9 @@ class Peer(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.spec = self.name
+        self.record: Mapping[str, Any] | None = None
+        self.pretrained = False
         self.num_classes = num_classes
         self.downsampling = downsampling
         self.normalization = PixelNormalization(mean, variance)
@@ -95,7 +102,9 @@ class Peer(keras.Model):
         for name, layer in self.body.items():
             if id(layer) not in known:
                 known[id(layer)] = layer(values, training=training)
-            values = maps[name] = known[id(layer)]
+            values = known[id(layer)]
+            # A foreign network may have paths that skip a stage; its map is the first.
+            maps[name] = values[0] if isinstance(values, list) else values
             if name == last:
                 break
         return maps
@@ -150,12 +159,20 @@ class Peer(keras.Model):
         return [name for name in self.tap_shapes if name.startswith("stage_")]
 
     @property
+    def head(self) -> list[keras.layers.Layer]:
+        """The layers behind `features`."""
+        return [self.classifier]
+
+    @property
+    def head_variables(self) -> list[keras.Variable]:
+        """The trainable variables of the head."""
+        return [each for layer in self.head for each in layer.trainable_variables]
+
+    @property
     def feature_variables(self) -> list[keras.Variable]:
-        """The trainable variables below the classifier: G_k of the paper."""
-        of_classifier = {id(each) for each in self.classifier.trainable_variables}
-        return [
-            each for each in self.trainable_variables if id(each) not in of_classifier
-        ]
+        """The trainable variables below the head: G_k of the paper."""
+        of_head = {id(each) for each in self.head_variables}
+        return [each for each in self.trainable_variables if id(each) not in of_head]
 
     @property
     def parameters(self) -> int:

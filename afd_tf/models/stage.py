@@ -44,38 +44,46 @@ class Stage(Composite):
         return values
 
 
-def _call_without_keeping(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+def _call_without_keeping(layer: keras.layers.Layer, inputs):
     """Calls a layer in training, and again in the backward pass for its gradient.
 
-    Between the two, only `inputs` are kept. Unlike `tf.recompute_grad`, the backward
-    pass finishes with a layer before it begins with the one below: otherwise the
-    gradients of weights, which nothing waits for, could be left until the end, and
-    would keep everything that was computed again.
+    Between the two, only `inputs`, a tensor or a list of some, are kept. Unlike
+    `tf.recompute_grad`, the backward pass finishes with a layer before it begins with
+    the one below: otherwise the gradients of weights, which nothing waits for, could be
+    left until the end, and would keep everything that was computed again.
     """
     local = current_mode().local
+    # A list of outputs, unlike a tensor, stays one.
+    structure = []
 
     @tf.custom_gradient
-    def forward(values):
-        def gradient(upstream, variables=()):
+    def forward(*flat):
+        def gradient(*upstream, variables=()):
             # A zero that neither XLA nor TensorFlow recognizes as one ties the second
             # call to the gradient, so that it cannot run earlier.
-            some = tf.abs(tf.reshape(upstream, [-1])[:1])
+            some = tf.abs(tf.reshape(upstream[0], [-1])[:1])
             zero = tf.reduce_sum(tf.minimum(some, 0))
-            again = values + tf.cast(zero, values.dtype)
+            again = [values + tf.cast(zero, values.dtype) for values in flat]
             with (
                 tf.GradientTape() as tape,
                 # The first forward has counted the batch.
                 training_mode(frozen=True, local=local),
             ):
                 tape.watch(again)
-                outputs = layer(again, training=True)
-            downstream, *own = tape.gradient(
-                outputs, [again, *variables], output_gradients=upstream
+                outputs = layer(tf.nest.pack_sequence_as(inputs, again), training=True)
+            downstream = tape.gradient(
+                tf.nest.flatten(outputs),
+                [*again, *variables],
+                output_gradients=list(upstream),
             )
+            downstream, own = downstream[: len(again)], downstream[len(again) :]
             with tf.control_dependencies(own):
-                downstream = tf.identity(downstream)
+                downstream = [tf.identity(each) for each in downstream]
             return (downstream, own) if variables else downstream
 
-        return layer(values, training=True), gradient
+        outputs = layer(tf.nest.pack_sequence_as(inputs, flat), training=True)
+        structure.append(outputs)
+        return tf.nest.flatten(outputs), gradient
 
-    return forward(inputs)
+    flat = forward(*tf.nest.flatten(inputs))
+    return tf.nest.pack_sequence_as(structure[0], flat)

@@ -27,6 +27,7 @@ from afd_tf.base.run_flags import operational
 from afd_tf.data import DatasetInfo
 from afd_tf.distill.method import Method
 from afd_tf.models import Peer, build_peers
+from afd_tf.training.network_records import kept_networks
 from afd_tf.training.run_directory import read_flags, read_info
 
 _CHECKPOINT = operational(
@@ -206,7 +207,13 @@ def load_peers(
         )
     path, _ = found
     own_stages = values.get("own_stages")
-    peers = build_peers(names, info, own_stages and int(own_stages))
+    peers = build_peers(
+        names,
+        info,
+        own_stages and int(own_stages),
+        initial_weights=False,
+        records=kept_networks(run_dir),
+    )
     # With --ema, the weights that count are the averages.
     kind = "averages" if "ema" in values else "peers"
     with _refusing_other_networks(path):

@@ -12,6 +12,9 @@ from afd_tf.distill.method import Method
 from afd_tf.models import Peer, multiply_adds
 from afd_tf.training.run_state import RunState
 
+# The balanced accuracy is said where it is so far from the accuracy.
+_NOTED_DIFFERENCE = 0.01
+
 
 def report_start(
     method: Method,
@@ -185,11 +188,14 @@ def summarize(
                 "parameters": peer.parameters,
                 "multiply_adds": multiply_adds(peer, dataset.info.image_shape),
                 "accuracy": accuracies[f"peer_{number}/accuracy"],
+                "balanced_accuracy": accuracies[f"peer_{number}/balanced_accuracy"],
             }
             for number, peer in enumerate(method.peers)
         ],
         "mean_accuracy": accuracies["mean/accuracy"],
+        "mean_balanced_accuracy": accuracies["mean/balanced_accuracy"],
         "ensemble_accuracy": accuracies["ensemble/accuracy"],
+        "ensemble_balanced_accuracy": accuracies["ensemble/balanced_accuracy"],
         "epochs": state.step // method.steps_per_epoch - method.warmup_epochs,
         "preparation_epochs": method.warmup_epochs,
         "batch_size": int(values["batch_size"]),
@@ -213,14 +219,25 @@ def report_end(summary: Mapping, run_dir: Path) -> None:
       summary: content of `summary.json`, with "exported" if there is an export.
       run_dir: the run directory.
     """
-    width = max(len(peer["name"]) for peer in summary["peers"])
-    width = max(width, len("ensemble"))
+    rows = [
+        (peer["name"], peer["accuracy"], peer["balanced_accuracy"])
+        for peer in summary["peers"]
+    ]
+    if len(rows) > 1:
+        measures = ("ensemble_accuracy", "ensemble_balanced_accuracy")
+        rows.append(("ensemble", *(summary[measure] for measure in measures)))
+    width = max(len("ensemble"), *(len(name) for name, _, _ in rows))
+    # Where the classes have about as many images each, it says nothing new.
+    differs = any(
+        abs(plain - balanced) >= _NOTED_DIFFERENCE for _, plain, balanced in rows
+    )
     epochs = summary["epochs"]
-    say(f"test accuracy after {epochs} epoch{'s' * (epochs != 1)}:")
-    for peer in summary["peers"]:
-        say(f"  {peer['name']:{width}}  {peer['accuracy']:.2%}")
-    if len(summary["peers"]) > 1:
-        say(f"  {'ensemble':{width}}  {summary['ensemble_accuracy']:.2%}")
+    say(
+        f"test accuracy after {epochs} epoch{'s' * (epochs != 1)}"
+        f"{' (balanced: each class counts the same)' * differs}:"
+    )
+    for name, plain, balanced in rows:
+        say(f"  {name:{width}}  {plain:.2%}{f', balanced {balanced:.2%}' * differs}")
     say(f"run: {run_dir} (metrics.jsonl, summary.json, checkpoints/, tensorboard/)")
     directory = shlex.quote(str(run_dir))
     exported = summary.get("exported")

@@ -38,14 +38,14 @@ def initialize_from(run_dir: str, peers: Sequence[Peer]) -> None:
       UserError: no run directory, other peers, or images of other sizes or channels.
     """
     others, info = load_peers(run_dir)
-    names, known = [peer.name for peer in peers], [peer.name for peer in others]
+    names, known = [peer.spec for peer in peers], [peer.spec for peer in others]
     if names != known:
         raise UserError(
             f"--init_from={run_dir} has the peers {','.join(known)}, not "
             f"{','.join(names)}: give --peers={','.join(known)}, or another run."
         )
     for peer, other in zip(peers, others, strict=True):
-        heads = {id(variable) for variable in peer.classifier.variables}
+        heads = {id(each) for layer in peer.head for each in layer.variables}
         for variable, value in zip(peer.variables, other.variables, strict=True):
             if variable.shape == value.shape:
                 variable.assign(value.numpy())

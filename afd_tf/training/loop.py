@@ -9,6 +9,7 @@ from absl import flags
 
 from afd_tf.data import Dataset
 from afd_tf.distill.method import Method
+from afd_tf.distill.metrics import balanced_accuracy
 from afd_tf.training.run_state import NotFiniteError, RunState
 from afd_tf.training.workers import Workers
 
@@ -194,7 +195,12 @@ class TrainingLoop:
 def evaluation_function(
     method: Method, strategy: tf.distribute.Strategy, dataset: Dataset
 ) -> Callable[[str], dict[str, float]]:
-    """Returns a function that measures every peer and the ensemble on a split."""
+    """Returns a function that measures every peer and the ensemble on a split.
+
+    Its result has "<name>/accuracy" and "<name>/balanced_accuracy" of each of
+    `Method.evaluated_names`, and of "mean", the mean of the peers.
+    """
+    shape = [len(method.evaluated_names) + 1, dataset.info.num_classes]
 
     @tf.function(autograph=False, reduce_retracing=True)
     def count(iterator, steps):
@@ -207,7 +213,7 @@ def evaluation_function(
         return tf.while_loop(
             lambda number, sums: number < steps,
             step,
-            (tf.constant(0), tf.zeros([len(method.evaluated_names) + 1], tf.float64)),
+            (tf.constant(0), tf.zeros(shape, tf.float64)),
         )[1]
 
     def evaluate(split: str) -> dict[str, float]:
@@ -223,18 +229,20 @@ def evaluation_function(
         )
         steps = tf.constant(-(-examples // batch_size))
         with method.evaluated_weights():
-            *correct, counted = count(iter(batches), steps).numpy()
+            *correct, totals = count(iter(batches), steps).numpy()
+        counted = np.sum(totals)
         # An image that counted twice, or never, would be a bug.
         assert counted == examples, (counted, examples)
-        accuracies = {
-            f"{name}/accuracy": float(number / counted)
-            for name, number in zip(method.evaluated_names, correct, strict=True)
+        found = {
+            "accuracy": [float(np.sum(each) / counted) for each in correct],
+            "balanced_accuracy": [balanced_accuracy(each, totals) for each in correct],
         }
-        accuracies["mean/accuracy"] = float(
-            np.mean(
-                [accuracies[f"peer_{k}/accuracy"] for k in range(len(method.peers))]
-            )
-        )
+        accuracies = {}
+        for measure, values in found.items():
+            for name, value in zip(method.evaluated_names, values, strict=True):
+                accuracies[f"{name}/{measure}"] = value
+            of_peers = values[: len(method.peers)]
+            accuracies[f"mean/{measure}"] = float(np.mean(of_peers))
         return accuracies
 
     return evaluate

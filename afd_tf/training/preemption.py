@@ -58,11 +58,10 @@ class StopSignal:
                 self.received = number
 
 
-def start_again(module: str, reason: str) -> None:
-    """Runs a command again in this process with its arguments; does not return.
+def start_again(reason: str) -> None:
+    """Runs this process's command again in its place; does not return.
 
     Args:
-      module: of the command.
       reason: why this process cannot go on.
 
     Raises:
@@ -76,7 +75,7 @@ def start_again(module: str, reason: str) -> None:
         )
     print(f"{reason}: starting again with all of them.", file=sys.stderr, flush=True)
     os.environ[_STARTS] = str(starts)
-    os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def note_progress() -> None:

@@ -1,8 +1,8 @@
 """The run directory: what a run was told, what it measured, and where it ran.
 
 `flags.cfg` (running it again repeats the run), `dataset.json`, `images.json` (of files:
-which ones, on which side), `environment.json`,
-`metrics.jsonl` (one object an epoch), `tensorboard/`, and, at the end,
+which ones, on which side), `environment.json`, `metrics.jsonl` (one object an epoch),
+`tensorboard/` (the same scalars, and the flags as hyperparameters), and, at the end,
 `summary.json`.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 from absl import flags
+from tensorboard.plugins.hparams import api as hparams
 
 import afd_tf
 from afd_tf.base.errors import UserError
@@ -39,11 +40,24 @@ _RUN_DIR = operational(
         "of train: runs/<dataset>_<method>_<peers>_<seed>.",
     )
 )
+_REPORT = operational(
+    flags.DEFINE_bool(
+        "report",
+        False,
+        "Write a report on the run into its directory at its end: curves, the accuracy "
+        "of each class, calibration, mistakes and Grad-CAM as one HTML file.",
+    )
+)
 
 
 def run_dir_from_flags() -> Path | None:
     """Returns --run_dir, or None where it is not given."""
     return expanded(_RUN_DIR.value) if _RUN_DIR.value else None
+
+
+def report_wanted() -> bool:
+    """Returns whether `train` ends with a report, as --report says."""
+    return _REPORT.value
 
 
 def read_flags(run_dir: Path) -> dict[str, str]:
@@ -255,10 +269,17 @@ class RunDirectory:
                 self._tensorboard = tf.summary.create_file_writer(
                     str(self.directory / "tensorboard")
                 )
+                with self._tensorboard.as_default(step=0):
+                    hparams.hparams(self._hyperparameters())
             with self._tensorboard.as_default(step=metrics["step"]):
                 for name, value in metrics.items():
                     tf.summary.scalar(name, value)
             self._tensorboard.flush()
+
+    def _hyperparameters(self) -> dict[str, float | bool | str]:
+        """Returns the flags that identify the run, by which TensorBoard compares."""
+        names = self._values.keys() & identifying_names()
+        return {name: _as_value(self._values[name]) for name in sorted(names)}
 
     def write_summary(self, summary: Mapping) -> None:
         """Writes `summary.json`, which marks the end of the run."""
@@ -292,6 +313,16 @@ def _epoch_of(line: str) -> float:
         return json.loads(line)["epoch"]
     except ValueError:
         return float("inf")
+
+
+def _as_value(text: str) -> float | bool | str:
+    """Returns a flag's value as a number or truth value, if its text is one."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _pretty(values: Mapping) -> str:

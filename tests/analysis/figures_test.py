@@ -1,6 +1,7 @@
 """Figures: every text and number is shown, and none overlaps another."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -109,3 +110,59 @@ def test_heat_maps_show_every_number(count):
         for number, place in enumerate(places)
         for other in places[:number]
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 25])
+def test_a_confusion_matrix_shows_every_count_and_name(count):
+    matrix = np.random.default_rng(0).integers(0, 99_999, (count, count))
+    matrix[0] = 0
+    names = ["a $ and a $, of a very long name", *map(str, range(1, count))]
+    figure = figures.confusion_figure(matrix, names, "resnet8: " + 9 * "a long title ")
+    axes = figure.axes[0]
+    shown = {
+        tuple(np.int64(text.get_position())[::-1]): text.get_text()
+        for text in axes.texts
+    }
+    # The class without images shows none.
+    assert shown == {
+        place: f"{images}" for place, images in np.ndenumerate(matrix) if images
+    }
+    columns, rows = axes.get_xticklabels(), axes.get_yticklabels()
+    for labels in (columns, rows):
+        found = [label.get_text() for label in labels]
+        assert found[1:] == names[1:]
+        assert found[0].startswith(r"a \$ and a \$, of a")
+    texts = [figure._suptitle, axes.xaxis.label, axes.yaxis.label, *columns, *rows]
+    places = boxes(figure, [*axes.texts, *texts])
+    width, height = figure.get_size_inches() * figure.dpi
+    for number, place in enumerate(places):
+        assert place[0] >= 0 and place[1] >= 0, place
+        assert place[2] <= width and place[3] <= height, place
+        assert not any(overlap(place, other) for other in places[:number]), place
+
+
+def test_a_confusion_matrix_of_many_classes_has_names_but_no_counts():
+    matrix = 3 * np.eye(100, dtype=int) + np.eye(100, k=1, dtype=int)
+    names = [f"class {number}" for number in range(100)]
+    figure = figures.confusion_figure(matrix, names, "x")
+    axes = figure.axes[0]
+    assert not axes.texts
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    pixels = drawn(figure)
+    places = [each.get_window_extent().extents for each in axes.get_yticklabels()]
+    assert not any(overlap(a, b) for a, b in itertools.pairwise(places))
+    # A shade for 3/4, one for 1/4, and one for nothing.
+    left, bottom, right, top = np.int64(axes.get_window_extent().extents)
+    cells = pixels[len(pixels) - top + 3 : len(pixels) - bottom - 3, left + 3 : right]
+    middle = cells[len(cells) // 2, :-9]
+    assert len(np.unique(middle, axis=0)) == 3
+
+
+def test_a_confusion_matrix_of_a_thousand_classes_has_labels():
+    figure = figures.confusion_figure(
+        np.eye(1000, dtype=int), [f"class {number}" for number in range(1000)], "x"
+    )
+    axes = figure.axes[0]
+    assert len(axes.get_yticks()) < 20
+    assert axes.get_ylabel() == "true class (label, from 0)"
+    assert max(figure.get_size_inches()) < 25

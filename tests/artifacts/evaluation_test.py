@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from afd_tf.artifacts.classifier import Classifier, ClassifierNetwork
+from afd_tf.artifacts.classifier import Classifier
 from afd_tf.artifacts.evaluation import (
     compare_networks,
-    measure,
+    predict_split,
 )
+from afd_tf.artifacts.networks import ClassifierNetwork
 from tests.exports import random_images
 
 
@@ -45,7 +46,7 @@ class FewImages:
         )
 
 
-def test_measure_counts_each_image_once(digits):
+def test_each_image_is_classified_once(digits):
     few = FewImages(digits.info)
     table = {
         "first": [(9, 3), (9, 1), (1, 0), (9, 2), (9, 5)],
@@ -74,16 +75,10 @@ def test_measure_counts_each_image_once(digits):
     # The labels are 3, 1, 4, 1, 5. "first" says 3, 1, 0, 2, 5 and "second" 7, 1, 4, 6,
     # 0; the mean of their probabilities follows the one with the higher logit: 3, 1,
     # 4, 2, 5.
-    assert measure(classifier, few) == {
-        "examples": 5,
-        "accuracy": 2 / 5,
-        "peers": [
-            {"name": "first", "accuracy": 3 / 5},
-            {"name": "second", "accuracy": 2 / 5},
-        ],
-        "mean_accuracy": 0.5,
-        "ensemble_accuracy": 4 / 5,
-    }
+    found = predict_split(classifier, few)
+    assert found.labels.tolist() == [3, 1, 4, 1, 5]
+    assert found.networks.tolist() == [[3, 1, 0, 2, 5], [7, 1, 4, 6, 0]]
+    assert found.ensemble.tolist() == [3, 1, 4, 2, 5]
 
 
 def test_differences_of_networks_by_hand(digits):
@@ -105,8 +100,17 @@ def test_differences_of_networks_by_hand(digits):
     # second says 6 there, and agrees about the others; the third says 6 of the first
     # too.
     networks = [network("own", 0), network("near", 2), network("far", 5)]
-    assert compare_networks(networks, few) == [
-        {"examples": 5, "accuracy": 0.8, "agreement": 1.0, "logit_difference": 0.0},
-        {"examples": 5, "accuracy": 0.8, "agreement": 0.8, "logit_difference": 2 / 8},
-        {"examples": 5, "accuracy": 0.6, "agreement": 0.6, "logit_difference": 5 / 8},
+    found = compare_networks(networks, few)
+    differences = [each.pop("probability_difference") for each in found]
+    assert found == [
+        {"examples": 5, "accuracy": 0.8, "agreement": 1.0},
+        {"examples": 5, "accuracy": 0.8, "agreement": 0.8},
+        {"examples": 5, "accuracy": 0.6, "agreement": 0.6},
     ]
+    # The sixth class is likelier most of all in the third image, whose others are at 0
+    # but for the true one: the sum of their powers is 8 + exp(-8) besides.
+    rest = 8 + np.exp(-8)
+    expected = [
+        np.exp(shift) / (np.exp(shift) + rest) - 1 / (1 + rest) for shift in (0, 2, 5)
+    ]
+    np.testing.assert_allclose(differences, expected, rtol=1e-12, atol=1e-12)

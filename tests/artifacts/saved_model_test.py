@@ -128,7 +128,9 @@ def test_inputs_of_another_shape_are_refused_and_the_process_lives(exported):
     """In a process of its own: the kernels of oneDNN end it over a wrong rank."""
     peer, _, directory = exported
     program = f"""
-import numpy as np, tensorflow as tf
+from afd_tf.base.command_line import quick_imports
+with quick_imports():
+    import numpy as np, tensorflow as tf
 loaded = tf.saved_model.load({str(directory)!r})
 for name in ("serving_default", "features"):
     function = loaded.signatures[name]

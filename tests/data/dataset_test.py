@@ -128,6 +128,12 @@ def test_flags_reach_load(monkeypatch):
         image_size=9,
         augment="none",
         padding="zero",
+        randaugment_layers=3,
+        randaugment_magnitude=5,
+        random_erasing=0.25,
+        mixup=0.2,
+        cutmix=0.5,
+        sampling="balanced",
         validation_examples=3,
         train_split="a",
         test_split="b",
@@ -146,6 +152,12 @@ def test_flags_reach_load(monkeypatch):
         "image_size": 9,
         "augment": "none",
         "padding": "zero",
+        "randaugment_layers": 3,
+        "randaugment_magnitude": 5,
+        "random_erasing": 0.25,
+        "mixup": 0.2,
+        "cutmix": 0.5,
+        "sampling": "balanced",
         "validation_examples": 3,
         "train_split": "a",
         "test_split": "b",
@@ -164,7 +176,10 @@ def test_flags_reach_load(monkeypatch):
 
 def test_the_import_is_light():
     code = (
-        "import sys, tensorflow; before = set(sys.modules); import afd_tf.data;"
+        "import sys; from afd_tf.base.command_line import quick_imports\n"
+        # Without what TensorFlow would bring along.
+        "with quick_imports(): import tensorflow\n"
+        "before = set(sys.modules); import afd_tf.data;"
         "new = set(sys.modules) - before;"
         "assert not {'tensorflow_datasets', 'sklearn'} & new, new"
     )

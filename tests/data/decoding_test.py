@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from afd_tf.data import augment, decoding, image_files
+from afd_tf.data import augment, decoding, image_files, random_crop
 from tests.data.encoded import TRANSPOSITIONS, file_of, scene
 
 ORIENTATIONS = range(1, 9)
@@ -32,7 +32,7 @@ def cropped(image, seed):
 def decoded_then_cropped(image, seed):
     """The oracle: the same crop of the whole image."""
     pixels = decoding.decode_upright(image, channels=3)
-    return augment.random_resized_crop_flip_one(pixels, seed, size=(24, 20))
+    return random_crop.random_resized_crop_flip_one(pixels, seed, size=(24, 20))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

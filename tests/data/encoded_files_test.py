@@ -11,6 +11,7 @@ from afd_tf.base.errors import UserError
 from afd_tf.data import image_file, image_files
 from afd_tf.data.cache import Cache
 from afd_tf.data.encoded_files import EncodedFiles
+from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.stream_reader import StreamReader
 from tests.data.encoded import file_of, scene
 from tests.data.numbered import collect
@@ -57,7 +58,7 @@ def source_of(folder, records, copies):
 def test_every_file_gives_pillows_pixels(folder, tmp_path):
     root, records = folder
     source = source_of(root, records, tmp_path / "copies")
-    reader = StreamReader(source, "test", augment="none", padding="zero")
+    reader = StreamReader(source, "test", ImageRecipe())
     images = collect(reader._cropped(np.arange(len(records))))
     for record, (pixels, label) in zip(records, images, strict=True):
         expected = image_files.read_image(

@@ -6,8 +6,9 @@ import tensorflow as tf
 from afd_tf.data import Dataset, DatasetInfo
 from afd_tf.data.decoding import EncodedImage
 from afd_tf.data.encoded_memory import EncodedMemory
+from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader
-from afd_tf.data.sampling import permutation
+from afd_tf.data.sampling import epoch_order
 from afd_tf.data.stream_reader import StreamReader
 
 SIDE = 6
@@ -40,14 +41,14 @@ class NumberedSource:
     def encoded_bytes(self, split):
         return self.images.nbytes
 
-    def positions(self, split, indices, shuffle_seed):
-        order = tf.constant(indices)
+    def positions(self, split, indices, shuffle_seed, repeats=None):
+        order = indices
         if shuffle_seed is not None:
-            order = tf.gather(order, permutation(len(indices), shuffle_seed))
+            order = epoch_order(indices, shuffle_seed, repeats)
         return tf.data.Dataset.from_tensor_slices(order)
 
-    def examples(self, split, indices, shuffle_seed):
-        return self.positions(split, indices, shuffle_seed)
+    def examples(self, split, indices, shuffle_seed, repeats=None):
+        return self.positions(split, indices, shuffle_seed, repeats)
 
     def encoded(self, split, unread):
         def read(index):
@@ -60,17 +61,17 @@ class NumberedSource:
         return image, tf.gather(self._labels, unread)
 
 
-def numbered(count, *, augment="none", streamed=False, held=False):
+def numbered(count, *, streamed=False, held=False, **recipe):
     """A data set of `images`, in memory, or streamed from (held) encoded images."""
+    recipe = ImageRecipe(**recipe)
     if streamed:
         source = NumberedSource(count)
         source = EncodedMemory(source) if held else source
         splits = {
-            split: StreamReader(source, split, augment=augment, padding="reflect")
-            for split in ("train", "test")
+            split: StreamReader(source, split, recipe) for split in ("train", "test")
         }
     else:
-        reader = MemoryReader(*images(count), augment=augment, padding="reflect")
+        reader = MemoryReader(*images(count), recipe)
         splits = {"train": reader, "test": reader}
     info = DatasetInfo(
         name="numbered",
@@ -79,7 +80,7 @@ def numbered(count, *, augment="none", streamed=False, held=False):
         examples={"train": count, "validation": 0, "test": count},
         mean=(0.0,),
         variance=(1.0,),
-        augment=augment,
+        augment=recipe.augment,
     )
     return Dataset(info, splits)
 

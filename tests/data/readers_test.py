@@ -1,5 +1,6 @@
 """The batches of both readers, and the part of them that each worker gets."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afd_tf.base.errors import UserError
+from afd_tf.data import Dataset
+from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader
 from tests.data.numbered import collect, numbered, numbers_of
 
@@ -138,6 +141,52 @@ def test_a_continued_run_gets_identical_bytes(first_step):
         np.testing.assert_array_equal(found["label"], expected["label"])
 
 
+@pytest.mark.parametrize("reader", [{}, {"streamed": True, "held": True}])
+def test_workers_of_a_continued_run_get_identical_bytes_with_the_whole_recipe(reader):
+    recipe = {
+        "augment": "randaugment",
+        "randaugment_layers": 1,
+        "random_erasing": 0.5,
+        "mixup": 0.5,
+        "cutmix": 1.0,
+        "sampling": "balanced",
+    }
+    arguments = {"batch_size": 8, "seed": 3, "epochs": 3}
+    whole = collect(numbered(29, **recipe, **reader).train_batches(**arguments))
+    tf.random.set_seed(123)
+    make = functools.partial(
+        numbered(29, **recipe, **reader).train_batches, **arguments, first_step=3
+    )
+    parts = of_workers(make, (2, 1))
+    for expected, *pieces in zip(whole[3:], *parts, strict=True):
+        assert expected.keys() == {"image", "label", "mixed_label", "mixed_weight"}
+        for name, values in expected.items():
+            joined = np.concatenate([piece[name] for piece in pieces])
+            np.testing.assert_array_equal(joined, values)
+
+
+@pytest.mark.parametrize("reader", [{}, {"streamed": True}])
+def test_balanced_epochs_have_each_class_equally_often(reader):
+    # Images 0, 3 and 6 of class 0 against 20 of class 1 and 3 of class 2.
+    kept = np.array([0, 2, 3, 5, 6, 8, *range(10, 70, 3)])
+    whole = numbered(70, sampling="balanced", **reader)
+    info = dataclasses.replace(whole.info, examples={"train": len(kept)})
+    dataset = Dataset(info, {"train": whole._splits["train"].select(kept)})
+    batches = dataset.train_batches(batch_size=10, seed=1, epochs=3)
+    seen = [numbers_of(batch) for batch in collect(batches)]
+    assert [len(numbers) for numbers in seen] == 3 * [10, 10, 6]
+    epochs = [np.concatenate(seen[start : start + 3]) for start in (0, 3, 6)]
+    for numbers in epochs:
+        assert set(np.bincount(numbers % 3)) <= {8, 9}
+        assert set(numbers) <= set(kept)
+    # 26 draws of each class in all: no image comes twice more than another.
+    times = np.bincount(np.concatenate(epochs), minlength=70)[kept]
+    for label in range(3):
+        of_class = times[kept % 3 == label]
+        assert of_class.sum() == 26 and np.ptp(of_class) <= 1
+    assert (epochs[0] != epochs[1]).any()
+
+
 def test_element_specs_are_static_where_they_can_be():
     dataset = numbered(10)
     spec = dataset.train_batches(batch_size=4, seed=0, epochs=1).element_spec
@@ -149,9 +198,8 @@ def test_element_specs_are_static_where_they_can_be():
 
 def test_mean_and_variance_are_exact():
     images = np.random.default_rng(1).integers(0, 256, [9000, 4, 4, 3], np.uint8)
-    reader = MemoryReader(
-        images, np.zeros(9000, np.int32), augment="none", padding="zero"
-    ).select(np.arange(0, 9000, 2))
+    reader = MemoryReader(images, np.zeros(9000, np.int32), ImageRecipe())
+    reader = reader.select(np.arange(0, 9000, 2))
     mean, variance = reader.mean_and_variance(10)
     pixels = images[::2].reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-13)

@@ -8,6 +8,7 @@ from afd_tf import data
 from afd_tf.base.errors import UserError
 from afd_tf.data.cache import Cache
 from afd_tf.data.encoded_memory import EncodedMemory
+from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.sharding import Share
 from afd_tf.data.stream_reader import StreamReader
 from afd_tf.data.tfds_source import TfdsSource
@@ -154,14 +155,18 @@ def test_files_in_memory_are_in_the_order_of_the_stream(plain, tmp_path):
         cache=Cache(tmp_path),
     )
     assert source.encoded_bytes("train") > 36 * 8 * 8 * 3
-    for indices in (np.arange(36), np.arange(1, 36, 3)):
+    plain = ImageRecipe(augment="imagenet")
+    balanced = ImageRecipe(augment="imagenet", mixup=0.5, sampling="balanced")
+    for indices, recipe in (
+        (np.arange(36), plain),
+        (np.arange(1, 36, 3), plain),
+        (np.arange(30), balanced),
+    ):
         seeds = {"batch_size": 8, "seed": 3, "epochs": 2, "first_step": 1}
         share = Share(2, range(1, 2))
         streamed, held = (
             list(
-                StreamReader(
-                    each, "train", augment="imagenet", padding="zero", indices=indices
-                )
+                StreamReader(each, "train", recipe, indices=indices)
                 .train_batches(**seeds, share=share)
                 .as_numpy_iterator()
             )

@@ -21,7 +21,7 @@ SGD = Recipe("sgd", learning_rate=0.01, decay=1e-3)
 
 
 def afd(variant=AdversarialFeatureDistillation, **execution):
-    peers = tiny.peers("resnet8", "resnet8")
+    peers = tiny.small_peers()
     return tiny.compiled(variant(peers, recipe=SGD, execution=Execution(**execution)))
 
 
@@ -54,9 +54,7 @@ def test_microbatches_are_one_update(parts):
 @pytest.mark.parametrize("size", [7, 2])
 def test_a_batch_that_does_not_divide_counts_every_image(size):
     method = tiny.compiled(
-        MutualLearning(
-            tiny.peers("resnet8", "resnet8"), execution=Execution(accumulate=3)
-        )
+        MutualLearning(tiny.small_peers(), execution=Execution(accumulate=3))
     )
     labels = tiny.batch(size=size)["label"]
     seen = []
@@ -106,21 +104,23 @@ def test_recomputed_blocks_give_the_same():
 
 # With one thread, what nothing waits for is left until the end.
 MEMORY = """
-import tensorflow as tf
+from afd_tf.base.command_line import quick_imports
+with quick_imports():
+    import tensorflow as tf
 tf.config.threading.set_inter_op_parallelism_threads(1)
 tf.config.threading.set_intra_op_parallelism_threads(1)
 from afd_tf.benchmarks.worker_process import resident_peak
-from afd_tf.distill.methods.dml import MutualLearning
+from afd_tf.distill.methods.independent import Independent
 from afd_tf.distill.step import Execution
-from afd_tf.models import build_peers
+from afd_tf.models import build_peer
 from tests import tiny
 
 batch = tiny.batch(size=128, image_shape=(32, 32, 3))
 info = tiny.info((32, 32, 3))
 steps = []
 for remat in (True, False):
-    peers = build_peers(["resnet38", "resnet38"], info)
-    method = tiny.compiled(MutualLearning(peers, execution=Execution(remat=remat)))
+    peers = [build_peer("resnet38", info)]
+    method = tiny.compiled(Independent(peers, execution=Execution(remat=remat)))
     step = tf.function(method.take_step, autograph=False)
     steps.append(step.get_concrete_function(batch))
 peaks = [resident_peak()]

@@ -7,6 +7,7 @@ from absl.testing import flagsaver
 from afd_tf.base.errors import UserError
 from afd_tf.distill import methods
 from afd_tf.distill.label_loss import LabelLoss, balanced_weights
+from afd_tf.distill.labels import MixedLabels
 from tests import tiny
 
 LABELS = np.int32([0, 1, 4, 2, 2, 3])
@@ -22,6 +23,24 @@ def test_against_a_smoothed_target(smoothing, weights):
     if weights:
         expected *= np.array(weights)[LABELS]
     found = LabelLoss(smoothing, weights)(LABELS, LOGITS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 2.0, 3.0, 0.25)])
+def test_mixed_labels_against_a_soft_target(smoothing, weights):
+    partner = LABELS[::-1].copy()
+    weight = np.float32([0, 0.25, 0.5, 0.7, 1, 0.1])
+    own_part, partner_part = 1.0 - weight, weight
+    if weights:
+        # As with PyTorch's class weights, each label brings its own.
+        own_part = own_part * np.array(weights)[LABELS]
+        partner_part = partner_part * np.array(weights)[partner]
+    target = own_part[:, np.newaxis] * np.eye(5)[LABELS]
+    target += partner_part[:, np.newaxis] * np.eye(5)[partner]
+    target = (1 - smoothing) * target + smoothing / 5 * target.sum(1, keepdims=True)
+    expected = -np.sum(target * np.log(tiny.softmax(LOGITS)), axis=-1)
+    found = LabelLoss(smoothing, weights)(MixedLabels(LABELS, partner, weight), LOGITS)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

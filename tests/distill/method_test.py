@@ -53,6 +53,7 @@ def test_fit_takes_the_steps_and_reports_their_means():
 def test_evaluation_counts_each_image_once():
     method = tiny.compiled(Independent(tiny.peers("resnet8", "resnet14")))
     hits, ensemble_hits, examples = np.zeros(2), 0.0, 0.0
+    by_class = np.zeros((4, tiny.CLASSES))
     for batch in evaluation():
         result = method.test_step(batch)
         logits = [o.logits.numpy().astype(np.float64) for o in method(batch["image"])]
@@ -61,7 +62,13 @@ def test_evaluation_counts_each_image_once():
         hits += [((z.argmax(1) == label) * weight).sum() for z in logits]
         ensemble_hits += ((sum(softmax).argmax(1) == label) * weight).sum()
         examples += weight.sum()
+        predicted = [*(z.argmax(1) for z in logits), sum(softmax).argmax(1), label]
+        for row, classes in enumerate(predicted):
+            for number in np.flatnonzero((classes == label) & (weight > 0)):
+                by_class[row, label[number]] += 1
     assert examples == 13
+    counts = sum(method.count_correct(batch) for batch in evaluation())
+    np.testing.assert_array_equal(counts, by_class)
     np.testing.assert_allclose(result["peer_0/accuracy"], hits[0] / 13, rtol=1e-6)
     np.testing.assert_allclose(result["peer_1/accuracy"], hits[1] / 13, rtol=1e-6)
     np.testing.assert_allclose(

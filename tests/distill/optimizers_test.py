@@ -55,6 +55,22 @@ def test_adam(mode):
     np.testing.assert_allclose(mine, weight, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_factor_of_the_rate_is_a_rate_of_the_variable(kind, mode):
+    fast, slow = (keras.Variable(START.astype(np.float32)) for _ in range(2))
+    optimizer = kind(0.02, decay=0.5, decay_mode=mode)
+    optimizer.rate_factors = (1.0, 0.25)
+    optimizer.build([fast, slow])
+    for gradient in GRADIENTS:
+        gradients = [keras.ops.array(gradient, "float32")] * 2
+        # In another order than they were built: the variable decides.
+        optimizer.apply(gradients, [slow, fast])
+    for variable, rate in ((fast, 0.02), (slow, 0.005)):
+        alone = run(kind(rate, decay=0.5, decay_mode=mode))
+        np.testing.assert_allclose(variable.numpy(), alone, rtol=1e-6)
+
+
 def test_decoupled_adam_agrees_with_keras():
     mine = run(Adam(0.01, decay=0.5, decay_mode="decoupled", epsilon=1e-7))
     keras_own = run(keras.optimizers.AdamW(0.01, weight_decay=0.5, epsilon=1e-7))

@@ -14,6 +14,9 @@ TOLERANCE = 1e-5
 XLA_CASE = "afd_2"
 # Replicas of all processes, by the name of the process.
 TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
+# What is tried on them: every method, and on two replicas of a process all of it.
+TRIED = {name: [*same_step.UNLIKE, same_step.IN_PARTS] for name in TOGETHER}
+TRIED["mirrored_2"] = [*same_step.CASES, same_step.IN_PARTS]
 
 
 def start(directory, name, *flag_values, **environment):
@@ -28,6 +31,10 @@ def start(directory, name, *flag_values, **environment):
         )
 
 
+def tried(name):
+    return f"--cases={','.join([*TRIED[name], same_step.OVERFLOW])}"
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each process found, by its name."""
@@ -36,7 +43,7 @@ def found(tmp_path_factory):
     for replicas in (2, 4):
         name = f"mirrored_{replicas}"
         flag_values = ("--strategy=mirrored", f"--replicas={replicas}")
-        processes[name] = start(directory, name, *flag_values)
+        processes[name] = start(directory, name, *flag_values, tried(name))
     # What XLA compiles between the exchanges of replicas; on CPUs it has to be told to.
     processes["xla"] = start(
         directory,
@@ -53,7 +60,8 @@ def found(tmp_path_factory):
     addresses = free_addresses(2)
     for number in (0, 1):
         name = f"worker_{number}"
-        processes[name] = start(directory, name, **tf_config(addresses, number))
+        environment = tf_config(addresses, number)
+        processes[name] = start(directory, name, tried(name), **environment)
     try:
         for name, process in processes.items():
             code = process.wait(timeout=600)
@@ -68,8 +76,9 @@ def found(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("case", [*same_step.CASES, same_step.IN_PARTS])
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name in TOGETHER for case in TRIED[name]]
+)
 def test_all_that_steps_leave_is_that_of_one_replica(found, name, case):
     one, other = found["one"], found[name]
     assert (one["replicas"], other["replicas"]) == (1, TOGETHER[name])
@@ -101,9 +110,11 @@ def assert_the_same(one, other, case):
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_accuracies_are_those_of_one_replica(found, name):
-    accuracies = {key: x for key, x in found["one"].items() if "/test/" in key}
-    assert len(accuracies) == 9
-    assert accuracies == {key: found[name][key] for key in accuracies}
+    accuracies = {key: x for key, x in found[name].items() if "/test/" in key}
+    # Plain and balanced, of each peer, their mean and their ensemble: with three peers,
+    # and with two.
+    assert len(accuracies) == 2 * (5 + (4 if "afd_2" in TRIED[name] else 0))
+    assert accuracies == {key: found["one"][key] for key in accuracies}
 
 
 @pytest.mark.parametrize("name", ["one", *TOGETHER])

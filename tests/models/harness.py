@@ -207,7 +207,7 @@ def _assert_exported_logits(case: Case, kind: str) -> None:
     _, directory = exports.export(
         case.peer, exports.OneImage(case.info), case.directory / kind, [kind]
     )
-    exports.assert_same_logits(
+    exports.assert_same_scores(
         load_classifier(directory).logits(case.images),
         exports.logits_of(case.peer, case.images),
     )

@@ -42,6 +42,12 @@ PARAMETERS = {
     "shufflenet_v2_50": 443_716,
     "shufflenet_v2_100": 1_355_528,
     "shufflenet_v2_150": 2_580_548,
+    # What efficientnet-lite-pytorch has for 1000 classes.
+    "efficientnet_lite0": 4_652_008 - 900 * 1281,
+    "efficientnet_lite1": 5_416_680 - 900 * 1281,
+    "efficientnet_lite2": 6_092_072 - 900 * 1281,
+    "efficientnet_lite3": 8_197_096 - 900 * 1281,
+    "efficientnet_lite4": 13_006_568 - 900 * 1281,
     "vgg8": 3_965_028,
     "vgg11": 9_277_284,
     "vgg13": 9_462_180,
@@ -131,6 +137,20 @@ PEERS = (
             "stage_2": (5, 4, 96),
             "stage_3": (3, 2, 192),
             "features": (3, 2, 1024),
+        },
+    ),
+    Expected(
+        "efficientnet_lite0",
+        (40, 64, 3),
+        parameters=PARAMETERS["efficientnet_lite0"],
+        taps={
+            "stem": (20, 32, 32),
+            "stage_1": (20, 32, 16),
+            "stage_2": (10, 16, 24),
+            "stage_3": (5, 8, 40),
+            "stage_4": (3, 4, 112),
+            "stage_5": (2, 2, 320),
+            "features": (2, 2, 1280),
         },
     ),
     Expected(

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import metadata
 
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import writing_to
 from afd_tf.base.flag_files import expand_flag_files
-from afd_tf.training import strategy
+from afd_tf.training import numerics, strategy
 from afd_tf.training.run_directory import (
     RunDirectory,
     read_flags,
@@ -87,6 +89,42 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert lines[1]["test/a"] == 2 / 3
+
+
+def test_tensorboard_has_the_scalars_and_the_hyperparameters(tmp_path):
+    assert strategy.STRATEGIES and numerics.PRECISIONS  # their flags are defined
+    values = {**VALUES, "batch_size": "16", "deterministic": "true", "strategy": "one"}
+    run_directory = begun(tmp_path, {**values, "peers": "resnet8,resnet20"})
+    for epoch in (1, 2):
+        run_directory.log_epoch(
+            {"epoch": epoch, "step": 3 * epoch, "test/a": epoch / 4}
+        )
+    # A run that goes on begins another file.
+    begun(tmp_path, values | {"peers": "resnet8,resnet20"}).log_epoch(
+        {"epoch": 3, "step": 9, "test/a": 0.75}
+    )
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    steps = [event.step for event in events.Tensors("test/a")]
+    assert steps == [3, 6, 9]
+    numbers = [tf.make_ndarray(x.tensor_proto) for x in events.Tensors("test/a")]
+    assert numbers == [0.25, 0.5, 0.75]
+
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data
+    assert content.plugin_name == metadata.PLUGIN_NAME
+    session = metadata.parse_session_start_info_plugin_data(content.content)
+    found = {
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in session.hparams.items()
+    }
+    # Flags that say where or how are no hyperparameters.
+    assert found == {
+        "method": "afd",
+        "seed": 0,
+        "augment": "none",
+        "batch_size": 16,
+        "deterministic": True,
+        "peers": "resnet8,resnet20",
+    }
 
 
 def test_an_unwritable_place_is_one_message(tmp_path):

@@ -13,6 +13,7 @@ from absl import flags
 from afd_tf.base.errors import UserError
 from afd_tf.distill import losses
 from afd_tf.distill.feature_maps import pool_to_smallest
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.logit_distillation import LogitDistillation
 from afd_tf.distill.methods import dml
 from afd_tf.distill.metrics import Values, discriminator_monitors
@@ -199,24 +200,21 @@ class AdversarialFeatureDistillation(LogitDistillation):
             for losses_of_pass in (self.logit_losses, self.feature_losses)
         ]
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L_logit, L_D and L_G of every learner, and monitors."""
         return merge_losses(
             self.logit_losses(labels, outputs), self.feature_losses(labels, outputs)
         )
 
-    def feature_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def feature_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L_D and L_G, and the accuracy of each discriminator.
 
         Args:
-          labels: int32 [B].
+          labels: of the images.
           outputs: one for each peer, then one for each frozen teacher.
         """
-        shown = self.shown_maps(self._transferred(outputs), tf.shape(labels)[0])
+        maps = self._transferred(outputs)
+        shown = self.shown_maps(maps, tf.shape(maps[0])[0])
         values, monitors = {}, {}
         for number, discriminator in enumerate(self.discriminators):
             own = shown[number]

@@ -9,6 +9,7 @@ from absl import flags
 from afd_tf.base.errors import unknown_name
 from afd_tf.distill import losses
 from afd_tf.distill.feature_maps import pool_to_smallest
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.methods import dml
 from afd_tf.distill.methods.afd import ADAM_RECIPE, adam_recipe_from_flags
 from afd_tf.distill.metrics import Values
@@ -98,9 +99,7 @@ class FeatureAlignment(dml.MutualLearning):
         widest = max(peer.feature_shape[-1] for peer in peers)
         self.transfer_layers = build_transfer_layers(peers, widest)
 
-    def logit_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def logit_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L_k, with the distance in it unless that has its own optimizer."""
         values, monitors = super().logit_losses(labels, outputs)
         if not self.own_optimizer:
@@ -136,17 +135,13 @@ class FeatureAlignment(dml.MutualLearning):
             for losses_of_pass in (self.logit_losses, self.feature_losses)
         ]
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L_k and, if it has its own optimizer, the distance of each peer."""
         return merge_losses(
             self.logit_losses(labels, outputs), self.feature_losses(labels, outputs)
         )
 
-    def feature_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def feature_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns the distance of each peer, if it has its own optimizer."""
         if not self.own_optimizer:
             return {}, {}

@@ -9,6 +9,7 @@ from absl import flags
 
 from afd_tf.distill import losses
 from afd_tf.distill.feature_maps import pool_to_smallest
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.logit_distillation import logit_settings_from_flags
 from afd_tf.distill.metrics import Values
 from afd_tf.distill.objective import (
@@ -140,7 +141,7 @@ class FactorTransfer(OfflineDistillation):
         )
 
     def paraphraser_losses(
-        self, labels: tf.Tensor, outputs: Outputs
+        self, labels: Labels, outputs: Outputs
     ) -> tuple[Values, Values]:
         """Returns the L1 error of the reconstruction of the teacher's map."""
         features = outputs[-1].features

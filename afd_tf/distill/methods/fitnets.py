@@ -9,6 +9,7 @@ from absl import flags
 from afd_tf.base.errors import unknown_name
 from afd_tf.distill import losses
 from afd_tf.distill.feature_maps import pool_to_smallest
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.logit_distillation import logit_settings_from_flags
 from afd_tf.distill.metrics import Values
 from afd_tf.distill.objective import Objective, Outputs, Pass, Warmup
@@ -107,7 +108,7 @@ class FitNets(OfflineDistillation):
         taps = [peer.taps(images, True, last=self.hint) for peer in self.peers]
         return [PeerOutput(None, None, maps) for maps in taps]
 
-    def hint_losses(self, labels: tf.Tensor, outputs: Outputs) -> tuple[Values, Values]:
+    def hint_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns the distance from the hint alone."""
         return {
             f"peer_{number}/hint": self._distance(number, outputs)

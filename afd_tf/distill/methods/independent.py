@@ -1,7 +1,6 @@
 """Each peer alone: the baseline of every table."""
 
-import tensorflow as tf
-
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.method import Method, method_settings_from_flags
 from afd_tf.distill.metrics import Values, top1_correct
 from afd_tf.distill.objective import Outputs
@@ -10,9 +9,7 @@ from afd_tf.distill.objective import Outputs
 class Independent(Method):
     """L_k = CE(y, z_k); the peers share nothing but the images."""
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns the cross-entropy and the accuracy of each peer."""
         values, monitors = {}, {}
         for number, output in enumerate(outputs):

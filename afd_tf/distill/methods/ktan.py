@@ -9,6 +9,8 @@ from absl import flags
 
 from afd_tf.distill import losses
 from afd_tf.distill.feature_maps import pool_to_smallest
+from afd_tf.distill.label_loss import CROSS_ENTROPY
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.logit_distillation import logit_settings_from_flags
 from afd_tf.distill.metrics import Values, discriminator_monitors, top1_correct
 from afd_tf.distill.objective import (
@@ -117,7 +119,7 @@ class AdversarialKnowledgeTransfer(OfflineDistillation):
         )
 
     def adaptation_losses(
-        self, labels: tf.Tensor, outputs: Outputs
+        self, labels: Labels, outputs: Outputs
     ) -> tuple[Values, Values]:
         """Returns the cross-entropy of the classifiers on the adapted maps."""
         values, monitors = {}, {}
@@ -128,7 +130,7 @@ class AdversarialKnowledgeTransfer(OfflineDistillation):
             pooled = tf.reduce_mean(tf.cast(adapted, tf.float32), axis=(1, 2))
             logits = classifier(pooled)
             name = f"peer_{number}/adaptation"
-            values[name] = losses.cross_entropy(labels, logits)
+            values[name] = CROSS_ENTROPY(labels, logits)
             monitors[f"{name}_accuracy"] = top1_correct(labels, logits)
         return values, monitors
 
@@ -162,9 +164,7 @@ class AdversarialKnowledgeTransfer(OfflineDistillation):
         ]
         return [*super().make_objectives(), *discriminators]
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L and the discriminators' losses, which share D's calls."""
         values, monitors = super().compute_losses(labels, outputs)
         for number, discriminator in enumerate(self.discriminators):

@@ -9,6 +9,7 @@ from absl import flags
 
 from afd_tf.base.errors import unknown_name
 from afd_tf.distill import losses
+from afd_tf.distill.labels import Labels
 from afd_tf.distill.logit_distillation import (
     LogitDistillation,
     logit_settings_from_flags,
@@ -216,9 +217,7 @@ class MultiModelEnsemble(LogitDistillation):
         ]
         return [*super().make_objectives(), *discriminators]
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L and the discriminators' losses, which share D's calls."""
         values, monitors = super().compute_losses(labels, outputs)
         for number, by_level in enumerate(self.discriminators):

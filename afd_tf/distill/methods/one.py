@@ -8,7 +8,8 @@ from absl import flags
 
 from afd_tf.base.errors import UserError
 from afd_tf.distill import losses
-from afd_tf.distill.logit_distillation import logit_settings_from_flags
+from afd_tf.distill.labels import Labels
+from afd_tf.distill.logit_distillation import logit_settings_from_flags, ramp
 from afd_tf.distill.method import Method
 from afd_tf.distill.metrics import Values, top1_correct
 from afd_tf.distill.objective import Objective, Outputs
@@ -23,18 +24,6 @@ _RAMP = flags.DEFINE_float(
     lower_bound=0,
     upper_bound=1,
 )
-
-
-def ramp(epoch: tf.Tensor, epochs: float) -> tf.Tensor:
-    """exp(-5 (1 - min(t, e) / e)^2): grows from 0.007 to 1 over e epochs.
-
-    Args:
-      epoch: t, float32, counted from 0.
-      epochs: e; 0 gives 1 always.
-    """
-    if not epochs:
-        return tf.ones_like(epoch)
-    return tf.exp(-5.0 * tf.square(1.0 - tf.minimum(epoch, epochs) / epochs))
 
 
 class Gate(keras.layers.Layer):
@@ -115,9 +104,7 @@ class OnTheFlyEnsemble(Method):
         variables += self.gate.trainable_variables
         return [Objective("ensemble", "logit", variables, self.recipe)]
 
-    def compute_losses(
-        self, labels: tf.Tensor, outputs: Outputs
-    ) -> tuple[Values, Values]:
+    def compute_losses(self, labels: Labels, outputs: Outputs) -> tuple[Values, Values]:
         """Returns L and, as monitors, its parts and the accuracies."""
         together = self._gated_logits(outputs, training=True)
         total = self.label_loss(labels, together)
@@ -155,5 +142,6 @@ def settings_from_flags() -> dict:
     """Returns the keyword arguments of the method from the command line."""
     settings = logit_settings_from_flags()
     # The published form is the only one.
-    del settings["temperature_squared"], settings["teacher_reduction"]
+    for name in ("temperature_squared", "teacher_reduction", "logit_ramp_epochs"):
+        del settings[name]
     return {"ramp_part": _RAMP.value, **settings}

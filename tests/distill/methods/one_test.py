@@ -6,17 +6,9 @@ import tensorflow as tf
 
 from afd_tf.base.errors import UserError
 from afd_tf.distill.methods.dml import MutualLearning
-from afd_tf.distill.methods.one import Gate, OnTheFlyEnsemble, ramp
+from afd_tf.distill.methods.one import Gate, OnTheFlyEnsemble
 from afd_tf.training.checkpoints import Checkpoints
 from tests import tiny
-
-
-@pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, np.exp(-5)), (40, np.exp(-1.25)), (80, 1), (299, 1)]
-)
-def test_ramp(epoch, expected):
-    np.testing.assert_allclose(ramp(tf.constant(float(epoch)), 80.0), expected, 1e-6)
-    assert ramp(tf.constant(float(epoch)), 0.0) == 1.0
 
 
 def test_gate_by_hand():

@@ -1,0 +1,46 @@
+"""What a run keeps of peers that cannot be built from their names alone.
+
+A saved Keras model (`file:`) and a preset of keras-hub may be gone when the run is
+exported: `networks.json` has their layers, and the checkpoints have their weights.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from afd_tf.base.errors import UserError
+from afd_tf.base.files import replacing, writing_to
+from afd_tf.models import Peer
+
+_FILE = "networks.json"
+
+
+def keep_networks(run_dir: Path, peers: Sequence[Peer]) -> None:
+    """Writes the records of those peers that have one; the first ones are kept.
+
+    Raises:
+      UserError: no space, or no permission.
+    """
+    records = {peer.spec: peer.record for peer in peers if peer.record is not None}
+    path = Path(run_dir) / _FILE
+    if records and not path.exists():
+        with writing_to(path.parent), replacing(path) as file:
+            file.write(json.dumps(records).encode("utf-8"))
+
+
+def kept_networks(run_dir: Path) -> Mapping[str, Mapping]:
+    """Returns the records of a run's peers by their names on the command line.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(run_dir) / _FILE
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: take it from a copy of the run, or delete it if the "
+            "models that --peers names are still where they were."
+        ) from error
