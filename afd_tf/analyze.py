@@ -35,7 +35,7 @@ from absl import flags
 from afd_tf import data
 from afd_tf.analysis import discriminators, figures, grad_cam, run_peers, similarity
 from afd_tf.data import DatasetInfo, image_files
-from afd_tf.training import checkpoints, numerics, run_directory
+from afd_tf.training import checkpoint_choice, numerics, run_directory
 
 # A row each; an image of more rows than some 300 cannot be drawn.
 _MAX_IMAGES = 100
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     other_runs = [expanded(name) for name in _OTHER_RUNS.value]
     output_dir = expanded(_OUTPUT_DIR.value or run_dir / "analysis")
     peers, info = run_peers.load_run_peers(
-        run_dir, other_runs, checkpoints.checkpoint_from_flags()
+        run_dir, other_runs, checkpoint_choice.checkpoint_from_flags()
     )
     sampler = grad_cam.ImageSampler(quotas_from_flags(info.class_names), seed)
     files = read_files(info)
@@ -195,7 +195,7 @@ def similarity_description(
         "dataset": info.name,
         "split": similarity.SPLIT,
         "examples": info.examples[similarity.SPLIT],
-        "checkpoint": checkpoints.checkpoint_from_flags(),
+        "checkpoint": checkpoint_choice.checkpoint_from_flags(),
         "maps": "F = features, the map that enters global average pooling",
         "measures": similarity.MEASURES,
         "cka_batch_size": similarity.BATCH,

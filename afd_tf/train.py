@@ -53,7 +53,7 @@ from afd_tf.training.console_report import (
 )
 from afd_tf.training.initialization import initialize_from_flags
 from afd_tf.training.loop import TrainingLoop, epochs_from_flags, evaluation_function
-from afd_tf.training.network_records import keep_networks
+from afd_tf.training.network_records import building_settings, keep_networks
 from afd_tf.training.numerics import (
     allow_auto_clustering,
     precision_from_flags,
@@ -132,7 +132,7 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     timer.mark("data")
 
     with strategy.scope():
-        method = build_method(dataset, batch_size, seed)
+        method = build_method(run_directory.directory, dataset, batch_size, seed)
     # Held until this process ends.
     lock = lock_run(run_directory.directory) if workers.is_chief else None
     checkpoints = Checkpoints(run_directory.directory, method)
@@ -189,9 +189,11 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     return None
 
 
-def build_method(dataset: data.Dataset, batch_size: int, seed: int) -> Method:
+def build_method(
+    run_dir: Path, dataset: data.Dataset, batch_size: int, seed: int
+) -> Method:
     """Builds the peers and the method that the flags describe, and compiles it."""
-    peers = models.peers_from_flags(dataset.info)
+    peers = models.peers_from_flags(dataset.info, **building_settings(run_dir))
     # A wrong --peer shows now, not at the export after the training.
     chosen_peer_from_flags(peers)
     method = methods.method_from_flags(

@@ -15,17 +15,17 @@ from tests import exports
 # The files that take longest, longest first: begun last, one of them would keep one
 # process busy while the others have nothing left to do.
 LONGEST = (
-    "train_test.py",
     "same_step_test.py",
-    "replicas_test.py",
-    "workers_test.py",
+    "train_test.py",
     "models_test.py",
+    "workers_test.py",
+    "replicas_test.py",
     "tflite_test.py",
     "exporter_test.py",
     "web_test.py",
     "hardware_test.py",
-    "launching_test.py",
     "api_test.py",
+    "launching_test.py",
     "packaging_test.py",
     "notebooks_test.py",
     "readers_test.py",

@@ -41,6 +41,7 @@ LONGEST_MODULE = 350
 OVERALL = (
     "api",
     "build",
+    "device",
     "flags",
     "launching",
     "layout",

@@ -27,6 +27,10 @@ def outputs(notebook) -> list[set[str]]:
 def test_a_notebook_runs_and_shows_what_it_is_committed_with(path, tmp_path):
     committed = nbformat.read(path, as_version=4)
     again = nbformat.read(path, as_version=4)
+    # An epoch shows all that more of them would.
+    setting = [cell for cell in again.cells if "EPOCHS, BATCH = 4, 64" in cell.source]
+    assert len(setting) == 1
+    setting[0].source = setting[0].source.replace("= 4, 64", "= 1, 64")
     # Jupyter's own: no message of it about the address of a debugger.
     environment = {
         **os.environ,

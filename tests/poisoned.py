@@ -50,7 +50,7 @@ def poison() -> None:
     Method.take_step = poisoned_step
 
 
-def main(argv: list[str]) -> int | None:
+def train_poisoned(argv: list[str]) -> int | None:
     undisturbed = train.train
 
     def poisoned(strategy, workers):
@@ -63,5 +63,9 @@ def main(argv: list[str]) -> int | None:
     return train.main(argv)
 
 
+def main() -> None:
+    run(train_poisoned)
+
+
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -154,7 +155,8 @@ def test_no_bad_file_costs_the_answers_for_the_others(exported, tmp_path, capsys
     assert len(found[good]["classes"]) == 5
     # The name's bytes survive; a line on stderr stays one line.
     assert os.fsencode(list(found)[-4]).endswith(b"caf\xe9\n.png")
-    assert len(shown.splitlines()) == 1 + len(bad)
+    # One more says how long the first answer took.
+    assert len(shown.splitlines()) == 1 + len(bad) + 1
     assert r"caf\udce9\n.png" in shown
 
 
@@ -202,3 +204,35 @@ def test_the_command_has_one_line_and_exit_code_1_for_a_mistake(tmp_path):
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: --artifact is not given")
+
+
+# Runs predict, and looks for what it has imported.
+WITHOUT = """
+import sys
+from absl import flags
+from afd_tf import predict
+assert predict.main(flags.FLAGS(["predict", *sys.argv[1:]])) is None
+heavy = {"tensorflow", "keras", "sklearn", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model_int8.tflite", "model.onnx"])
+def test_files_are_answered_without_tensorflow(name, deployed, folder):
+    peer, _, directory = deployed
+    photos, names, images = folder
+    artifact = f"--artifact={directory / name}"
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT, artifact, "--top_k=1", str(photos)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    answer = json.loads(result.stdout)
+    assert re.search(r"first answer \d+\.\d\d s after the command", result.stderr)
+    assert 0 < answer["first_answer_seconds"] < 60
+    found = {each["file"]: each["classes"][0] for each in answer["predictions"]}
+    labels = [found[str(photos / each)]["label"] for each in names]
+    expected = exports.logits_of(peer, images).argmax(axis=-1)
+    assert np.mean(labels == expected) >= 0.9

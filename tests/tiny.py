@@ -71,7 +71,7 @@ class SmallPeer(Peer):
         )
 
 
-Small = functools.partial(SmallPeer, (8, 16), (1, 2))
+Small = functools.partial(SmallPeer, (16, 32), (2, 2))
 
 
 def register_small() -> None:

@@ -51,18 +51,28 @@ def small_peer():
     del models.PEERS["small"]
 
 
-def command(run_dir, *more, program=small_train.__name__):
-    return [sys.executable, "-m", program, *FLAGS, f"--run_dir={run_dir}", *more]
+def start(run_dir, *more):
+    return small_train.Training([*FLAGS, f"--run_dir={run_dir}", *more])
 
 
-def run(arguments):
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+def run(run_dir, *more, **program):
+    return small_train.run([*FLAGS, f"--run_dir={run_dir}", *more], **program)
 
 
-def finish(run_dir, *more, **program):
-    result = run(command(run_dir, *more, **program))
+def finish(run_dir, *more):
+    result = run(run_dir, *more)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def command(*arguments):
+    """Runs the command itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "afd_tf.train", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +217,7 @@ def test_flags_of_a_run_repeat_it(undisturbed, tmp_path):
     run_dir, _ = undisturbed
     again = tmp_path / "again"
     flagfile = f"--flagfile={run_dir / 'flags.cfg'}"
-    program = [sys.executable, "-m", small_train.__name__]
-    result = run([*program, flagfile, f"--run_dir={again}"])
+    result = small_train.run([flagfile, f"--run_dir={again}"])
     assert result.returncode == 0, result.stderr[-3000:]
     # Two runs on one machine, bit for bit.
     assert outcome(again) == outcome(run_dir)
@@ -227,9 +236,7 @@ def test_stopped_by_signals_and_continued_ends_where_it_would_have(
 ):
     run_dir = tmp_path / "stopped"
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        process = subprocess.Popen(
-            command(run_dir), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        process = start(run_dir)
         for line in process.stderr:
             if "first step finished" in line:
                 break
@@ -249,9 +256,7 @@ def test_killed_at_random_moments_and_continued(undisturbed, tmp_path):
     # Saves all the time, so that some kills fall into a save.
     often = "--save_minutes=0"
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            command(run_dir, often), stderr=subprocess.PIPE, text=True
-        )
+        process = start(run_dir, often)
         for line in process.stderr:
             if "first step finished" in line:
                 break
@@ -302,9 +307,7 @@ def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp
         assert "Traceback" not in stderr
         assert process.returncode == 1
 
-    process = subprocess.Popen(
-        command(disk / "run", *flags), stderr=subprocess.PIPE, text=True
-    )
+    process = start(disk / "run", *flags)
     for line in process.stderr:
         if line.startswith("epoch 1/"):
             break
@@ -319,9 +322,7 @@ def test_a_full_and_a_read_only_disk_cost_nothing_that_was_saved(small_disk, tmp
     (disk / "filler").unlink()
     before = sorted((disk / "run").rglob("*"))
     remount("ro")
-    process = subprocess.Popen(
-        command(disk / "run", *flags), stderr=subprocess.PIPE, text=True
-    )
+    process = start(disk / "run", *flags)
     _, stderr = process.communicate(timeout=120)
     fails("Read-only file system")
     assert sorted((disk / "run").rglob("*")) == before
@@ -362,9 +363,7 @@ def test_a_warm_up_is_part_of_the_run_and_survives_a_stop(undisturbed, tmp_path)
 
     run_dir = tmp_path / "stopped"
     for wanted in ("first step finished", "epoch 2/4: warm-up"):
-        process = subprocess.Popen(
-            command(run_dir, *flags), stderr=subprocess.PIPE, text=True
-        )
+        process = start(run_dir, *flags)
         for line in process.stderr:
             if wanted in line:
                 break
@@ -400,7 +399,7 @@ def test_a_run_whose_export_failed_is_not_at_its_end(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], run_dir)
     (run_dir / "summary.json").unlink()
     (tmp_path / "file").touch()
-    result = run(command(run_dir, f"--export_dir={tmp_path / 'file' / 'new'}"))
+    result = run(run_dir, f"--export_dir={tmp_path / 'file' / 'new'}")
     assert result.returncode == 1, result.stderr[-3000:]
     assert "Traceback" not in result.stderr
     assert not (run_dir / "summary.json").exists()
@@ -413,8 +412,8 @@ def test_a_run_ends_where_validation_gains_nothing(tmp_path):
     # Nothing is learned, so that the first epoch stays the best one.
     flags = ("--method=independent", "--peers=resnet8", "--learning_rate=0")
     flags += ("--patience=1", "--epochs=9", "--momentum=0")
-    # The command itself.
-    result = finish(run_dir, *flags, program="afd_tf.train")
+    result = command(*FLAGS, f"--run_dir={run_dir}", *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
     summary = json.loads(result.stdout.splitlines()[-1])
     assert (summary["epochs"], summary["best_validation"]["epoch"]) == (2, 1)
     assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 2
@@ -422,7 +421,7 @@ def test_a_run_ends_where_validation_gains_nothing(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
     run_dir = tmp_path / "diverging"
-    result = run(command(run_dir, "--learning_rate=1e20"))
+    result = run(run_dir, "--learning_rate=1e20")
     assert result.returncode == 1
     (message,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
     assert "step 2: " in message
@@ -432,7 +431,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(undisturbed, tmp_path):
 
 def train_poisoned(run_dir, steps, *more):
     more = ("--method=dml", f"--poisoned_steps={steps}", *more)
-    return run(command(run_dir, *more, program=poisoned.__name__))
+    return run(run_dir, *more, program=poisoned.__name__)
 
 
 def test_batches_that_are_not_finite_are_skipped(tmp_path):
@@ -521,7 +520,7 @@ def only_line(stderr, hint):
     ("flag", "hint"), [("--epoch=3", "epochs"), ("--method=adf", "Did you mean 'afd'?")]
 )
 def test_mistakes_on_the_command_line_have_no_traceback(flag, hint):
-    result = run([sys.executable, "-m", "afd_tf.train", flag])
+    result = command(flag)
     assert result.returncode == 1
     only_line(result.stderr, hint)
 
@@ -538,7 +537,7 @@ def test_values_that_no_flag_takes_are_one_line(flag, hint, capfd):
 
 
 def test_help_lists_this_projects_flags_by_module():
-    result = run([sys.executable, "-m", "afd_tf.train", "--help"])
+    result = command("--help")
     for text in (
         "--epochs",
         "afd_tf.data:",

@@ -22,7 +22,6 @@ from afd_tf.training.run_directory import read_record
 
 SPLIT = "test"
 ENSEMBLE = "ensemble"
-_BATCH = 256
 # Images that are shown.
 _MISTAKES = 8
 _EXPLAINED = 4
@@ -109,7 +108,9 @@ def predict_test_images(run: FinishedRun) -> RunPredictions:
     sampler = grad_cam.ImageSampler({None: _EXPLAINED}, run.seed)
     labels = []
     with progress(str(run.directory), dataset.info.examples[SPLIT]) as bar:
-        batches = dataset.evaluation_batches(SPLIT, batch_size=_BATCH)
+        batches = dataset.evaluation_batches(
+            SPLIT, batch_size=dataset.info.evaluation_batch
+        )
         for batch in batches.as_numpy_iterator():
             # Without the images that fill up the last batch.
             real = batch["weight"] > 0

@@ -6,28 +6,21 @@ wrote.
 
 import contextlib
 import dataclasses
-import hashlib
-import io
-import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
+from afd_tf.artifacts import interpreters, keras_file, onnx_file, openvino_file
 from afd_tf.artifacts.diagnosis import found_at
-from afd_tf.artifacts.interpreters import Interpreters
 from afd_tf.artifacts.manifest import (
     MANIFEST,
-    SIGNATURE,
     ManifestError,
     check_file,
     check_labels,
-    read_bytes,
     read_manifest,
 )
 from afd_tf.artifacts.networks import ClassifierNetwork, softmax
@@ -36,19 +29,17 @@ from afd_tf.artifacts.peer_choice import (
     chosen_or_smallest,
     peer_from_flags,
 )
-from afd_tf.artifacts.peer_network import peer_network
-from afd_tf.artifacts.saved_model import open_saved_model
+from afd_tf.base.command_line import import_tensorflow
 from afd_tf.base.errors import UserError
 from afd_tf.base.paths import expanded
-from afd_tf.data import DatasetInfo
-from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
-from afd_tf.training.run_directory import read_flags
+from afd_tf.data.dataset_info import DatasetInfo
+from afd_tf.training.checkpoint_choice import checkpoint_from_flags
 
 _ARTIFACT = flags.DEFINE_string(
     "artifact",
     None,
     "Network to use: a run directory, a SavedModel, a version that export wrote, or a "
-    ".tflite file.",
+    ".tflite, .keras, .onnx or .xml file of it.",
 )
 _TOP_K = flags.DEFINE_integer(
     "top_k",
@@ -56,9 +47,6 @@ _TOP_K = flags.DEFINE_integer(
     "Number of classes to name for an image, the most probable first.",
     lower_bound=1,
 )
-
-# What reading a .tflite file raises if it is cut off or another program's.
-_INVALID_TFLITE = (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +62,8 @@ class Classifier:
       path: where it was loaded from.
       format: "checkpoint", or a key of `manifest.FORMATS`.
       info: the data set that it was trained on.
-      run_flags: the flags of its run, as text by name; empty for a .tflite file
-        without its manifest.
+      run_flags: the flags of its run, as text by name; empty for a file without its
+        manifest.
       networks: all peers of a run directory, or the one that an artifact holds.
       chosen: the index of the network that `logits` and `predict` run.
     """
@@ -189,7 +177,8 @@ def load_classifier(
 
     Args:
       path: a run directory, a SavedModel, a version that `export` wrote (of which
-        the SavedModel is taken, if it has one), or a .tflite file.
+        the SavedModel is taken, if it has one), or another file of a version: .tflite,
+        .keras, .onnx or, of OpenVINO, .xml.
       peer: number (from 0) or name of a peer; None is the one with the fewest
         parameters.
       checkpoint: "last", or "best" on the validation images; of a run directory.
@@ -201,13 +190,13 @@ def load_classifier(
     if not os.path.exists(path):
         raise UserError(f"there is no artifact {path}. {found_at(path)}")
     if path.is_file():
-        classifier = _load_tflite(path)
+        classifier = _load_file(path)
     elif (path / "saved_model.pb").is_file():
         classifier = _load_saved_model(expanded(path))
     elif (path / "flags.cfg").is_file():
         return _load_run(expanded(path), peer, checkpoint)
     else:
-        classifier = _load_tflite(_first_file(path))
+        classifier = _load_file(_first_file(path))
     if peer is not None:
         choose_peer([network.name for network in classifier.networks], peer)
     return classifier
@@ -222,12 +211,19 @@ def _first_file(path: Path) -> Path:
                 return path / entry["path"]
     raise UserError(
         f"{path} is no artifact: expected a run directory (with flags.cfg), a "
-        "SavedModel or a version of it (with saved_model.pb), or a .tflite file. "
+        "SavedModel or a version of it (with saved_model.pb), or a file that export "
+        "wrote (.tflite, .keras, .onnx, .xml). "
         f"{found_at(path)}"
     )
 
 
 def _load_run(path: Path, choice: str | int | None, checkpoint: str) -> Classifier:
+    # Files for phones and for ONNX Runtime are loaded without TensorFlow.
+    import_tensorflow()
+    from afd_tf.artifacts.peer_network import peer_network
+    from afd_tf.training.checkpoints import load_peers
+    from afd_tf.training.run_directory import read_flags
+
     peers, info = load_peers(path, checkpoint)
     return Classifier(
         path=path,
@@ -240,17 +236,20 @@ def _load_run(path: Path, choice: str | int | None, checkpoint: str) -> Classifi
 
 
 def _load_saved_model(path: Path) -> Classifier:
-    manifest, loaded = open_saved_model(path)
+    import_tensorflow()
+    from afd_tf.artifacts.saved_model import read
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        # `loaded` and not its signature: the variables live as long as it does.
-        return loaded.signatures[SIGNATURE](image=tf.constant(images))["logits"].numpy()
-
+    manifest, logits = read(path)
     return _artifact_classifier(path, "saved_model", manifest, logits)
 
 
-def _load_tflite(path: Path) -> Classifier:
-    content = read_bytes(path)
+def _load_file(path: Path) -> Classifier:
+    """Loads a format that is a file, which has its description inside.
+
+    Raises:
+      UserError: it is damaged, or another program's, or what runs it is not installed.
+    """
+    suffix = path.suffix.lower() if path.suffix.lower() in _READERS else ".tflite"
     run_flags = {}
     # The file may have been moved, perhaps to where another program's manifest is.
     with contextlib.suppress(ManifestError):
@@ -260,22 +259,24 @@ def _load_tflite(path: Path) -> Classifier:
             check_labels(path.parent, manifest)
             run_flags = manifest["flags"]
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            description = json.loads(archive.read(MANIFEST))
-        model = description["model"]
-        # The interpreter may crash over a damaged model, or compute nonsense.
-        if hashlib.sha256(content[: model["bytes"]]).hexdigest() != model["sha256"]:
-            raise ValueError("its checksum is another")
+        description, logits = _READERS[suffix](path)
         return _artifact_classifier(
-            path,
-            description["format"],
-            {**description, "flags": run_flags},
-            Interpreters(content).logits,
+            path, description["format"], {**description, "flags": run_flags}, logits
         )
-    except _INVALID_TFLITE as error:
+    except UserError:
+        raise
+    except ImportError as error:
         raise UserError(
-            f"{path} is damaged, or is not a .tflite file that "
-            f"`python -m afd_tf.export` wrote ({error}). {found_at(path)}"
+            f"{path} needs the package {error.name}, which is not installed: `pip "
+            f"install {error.name}`."
+        ) from error
+    # What a runtime raises over a file that is cut off, or another program's, is not
+    # documented.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path} is damaged, or is not a {suffix} file that "
+            f"`python -m afd_tf.export` wrote ({reason}). {found_at(path)}"
         ) from error
 
 
@@ -292,3 +293,12 @@ def _artifact_classifier(
         run_flags=manifest["flags"],
         networks=[ClassifierNetwork(manifest["name"], logits)],
     )
+
+
+# The end of a file's name → what reads it.
+_READERS = {
+    ".keras": keras_file.read,
+    ".onnx": onnx_file.read,
+    ".tflite": interpreters.read,
+    ".xml": openvino_file.read,
+}

@@ -74,19 +74,22 @@ def _found_in_file(path: Path, file: io.BufferedIOBase) -> str:
         return "It is a web page, perhaps of an error: download the file itself."
     if path.name in (*_OF_A_RUN, *_OF_A_VERSION):
         return f"It is one file of a whole: give its directory, {path.parent}."
-    if head[4:8] == b"TFL3" and MANIFEST in names:
-        return f"It is a .tflite file of afd_tf, damaged or not of use here: {_GIVE}."
+    if MANIFEST in names:
+        return f"It is a file of afd_tf, damaged or not of use here: {_GIVE}."
     if head[4:8] == b"TFL3":
         return (
             "It is a TFLite model without class names and description, of another "
             "program or cut off: export or copy it again."
         )
     for kind, is_kind in (
-        ("a Keras model", "model.weights.h5" in names),
+        ("a Keras model of another program or cut off", "model.weights.h5" in names),
         ("a PyTorch file", any(name.endswith("data.pkl") for name in names)),
         ("a zip archive", head.startswith(b"PK")),
         ("an HDF5 file, perhaps of Keras", head.startswith(b"\x89HDF")),
-        ("an ONNX model", path.suffix.lower() == ".onnx"),
+        (
+            "an ONNX model of another program or cut off",
+            path.suffix.lower() == ".onnx",
+        ),
     ):
         if is_kind:
             return f"It is {kind}, which is not read here: {_GIVE}."

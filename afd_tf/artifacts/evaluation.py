@@ -1,5 +1,6 @@
 """Predictions and accuracy of classifiers on a split of their data set."""
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from afd_tf.artifacts.classifier import Classifier
 from afd_tf.artifacts.networks import ClassifierNetwork, softmax
 from afd_tf.base.console import progress
 
-_EVALUATION_BATCH = 256
+# The most frequent mistakes that are named.
+_NAMED = 10
 
 
 class Predictions(NamedTuple):
@@ -62,7 +64,10 @@ def compare_networks(
       split: of the data set.
 
     Returns:
-      for each network {"examples", "accuracy", "agreement", "probability_difference"}.
+      for each network {"examples", "accuracy", "agreement", "probability_difference"};
+      for the first one also {"class_examples", "class_accuracy": of each class, None
+      where it has no images, "most_confused": [[true label, predicted label, images],
+      ...], the most frequent mistakes}.
       "agreement" is the fraction of images for which it predicts the same class as
       the first; "probability_difference" is the largest absolute difference, 0..1, of
       the probability of a class from the first's. (Logits are not compared, as
@@ -71,6 +76,8 @@ def compare_networks(
     examples = 0
     correct, same = np.zeros([2, len(networks)], np.int64)
     differences = np.zeros(len(networks))
+    class_examples, found = np.zeros([2, dataset.info.num_classes], np.int64)
+    mistakes: collections.Counter[tuple[int, int]] = collections.Counter()
     for labels, logits in _labels_and_logits(
         networks, dataset, split, networks[0].name
     ):
@@ -81,7 +88,13 @@ def compare_networks(
         difference = np.max(np.abs(probabilities - probabilities[0]), axis=(1, 2))
         differences = np.maximum(differences, difference)
         examples += len(labels)
-    return [
+        np.add.at(class_examples, labels, 1)
+        np.add.at(found, labels, classes[0] == labels)
+        wrong = classes[0] != labels
+        mistakes.update(
+            zip(labels[wrong].tolist(), classes[0][wrong].tolist(), strict=True)
+        )
+    results: list[dict] = [
         {
             "examples": examples,
             "accuracy": int(correct[number]) / examples,
@@ -90,6 +103,18 @@ def compare_networks(
         }
         for number in range(len(networks))
     ]
+    ordered = sorted(mistakes.items(), key=lambda each: (-each[1], each[0]))
+    results[0] |= {
+        "class_examples": class_examples.tolist(),
+        "class_accuracy": [
+            right / all_of_it if all_of_it else None
+            for right, all_of_it in zip(
+                found.tolist(), class_examples.tolist(), strict=True
+            )
+        ],
+        "most_confused": [[*pair, images] for pair, images in ordered[:_NAMED]],
+    }
+    return results
 
 
 def _labels_and_logits(
@@ -99,7 +124,9 @@ def _labels_and_logits(
     description: str,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields labels [B] and logits [networks, B, classes], each image once."""
-    batches = dataset.evaluation_batches(split, batch_size=_EVALUATION_BATCH)
+    batches = dataset.evaluation_batches(
+        split, batch_size=dataset.info.evaluation_batch
+    )
     with progress(description, dataset.info.examples[split]) as bar:
         for batch in batches.as_numpy_iterator():
             # Without the images that fill up the last batch.

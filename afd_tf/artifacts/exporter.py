@@ -10,7 +10,11 @@
     model_dynamic.tflite         the same with int8 weights
     model_int8.tflite            the same with int8 weights and activations
     labels.txt                   a class name a line, in the order of the logits
+    model.keras                  for any number of images, in plain Keras
+    model.onnx                   for any number of images, as ONNX
+    model.xml, model.bin         for any number of images, of OpenVINO
     manifest.json                name, data set, origin, and accuracy of each format
+    README.md                    the same for people: a model card
 
 `afd_tf.artifacts.classifier` reads them back.
 """
@@ -30,8 +34,10 @@ from afd_tf.artifacts.manifest import (
     FORMATS,
     check_formats,
     check_packages,
+    file_entries,
     write_manifest,
 )
+from afd_tf.artifacts.model_card import CARD, model_card
 from afd_tf.artifacts.origin import initial_manifest
 from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
 from afd_tf.artifacts.peer_network import peer_network
@@ -44,7 +50,8 @@ from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import operational
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
-from afd_tf.training.checkpoints import checkpoint_from_flags, load_peers
+from afd_tf.training.checkpoint_choice import checkpoint_from_flags
+from afd_tf.training.checkpoints import load_peers
 from afd_tf.training.run_directory import read_flags, read_record
 
 DEFAULT_FORMATS = ("saved_model", "tflite")
@@ -247,6 +254,8 @@ def export(
         _measure_formats(peer, dataset, work, manifest)
         _drop_inaccurate_formats(manifest, work, max_accuracy_drop)
         with writing_to(export_dir):
+            (work / CARD).write_text(model_card(manifest), "utf-8")
+            manifest["files"][CARD] = file_entries(work)[CARD]
             write_manifest(work, manifest)
             directory = rename_to_next_version(work, export_dir)
     return {
@@ -268,11 +277,9 @@ def _measure_formats(
         networks += load_classifier(directory / FORMATS[name].path).networks
     measured_on = f"{dataset.info.name} test"
     own, *others = compare_networks(networks, dataset)
-    manifest["checkpoint"] = {
-        "accuracy": own["accuracy"],
-        "examples": own["examples"],
-        "measured_on": measured_on,
-    }
+    # Of itself, it differs in nothing.
+    del own["agreement"], own["probability_difference"]
+    manifest["checkpoint"] = own | {"measured_on": measured_on}
     for name, measured in zip(formats, others, strict=True):
         formats[name] |= measured | {"measured_on": measured_on}
 

@@ -1,15 +1,38 @@
 """The running of a .tflite file, without TensorFlow."""
 
 import concurrent.futures
+import hashlib
+import io
+import json
 import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from afd_tf.artifacts.manifest import SIGNATURE
+from afd_tf.artifacts.manifest import MANIFEST, SIGNATURE, read_bytes
 from afd_tf.artifacts.networks import logits_of
 
 # Each interpreter has its own copy of the weights.
 _MAX_INTERPRETERS = 8
+
+
+def read(path: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the description in a file that `tflite` wrote, and what runs it.
+
+    Raises:
+      ValueError: it is another program's, or damaged.
+      zipfile.BadZipFile, KeyError: it has no description.
+    """
+    content = read_bytes(path)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        description = json.loads(archive.read(MANIFEST))
+    model = description["model"]
+    # The interpreter may crash over a damaged model, or compute nonsense.
+    if hashlib.sha256(content[: model["bytes"]]).hexdigest() != model["sha256"]:
+        raise ValueError("its checksum is another")
+    return description, Interpreters(content).logits
 
 
 class Interpreters:

@@ -35,20 +35,32 @@ class Format(NamedTuple):
       quantization: a key of `tflite.QUANTIZATIONS`.
       packages: the packages that writing and measuring it needs besides TensorFlow, by
         the module that is imported.
+      kind: of the file, which says what writes it.
     """
 
     path: str
     batch_size: int | None = 1
     quantization: str = "none"
     packages: Mapping[str, str] = MappingProxyType({"ai_edge_litert": "ai-edge-litert"})
+    kind: str = "tflite"
 
 
 FORMATS = {
-    "saved_model": Format(".", batch_size=None, packages={}),
+    "saved_model": Format(".", batch_size=None, packages={}, kind="saved_model"),
     "tflite": Format("model.tflite"),
     "tflite_fp16": Format("model_fp16.tflite", quantization="float16"),
     "tflite_dynamic": Format("model_dynamic.tflite", quantization="dynamic"),
     "tflite_int8": Format("model_int8.tflite", quantization="int8"),
+    "keras": Format("model.keras", batch_size=None, packages={}, kind="keras"),
+    "onnx": Format(
+        "model.onnx",
+        batch_size=None,
+        packages={"tf2onnx": "tf2onnx", "onnxruntime": "onnxruntime"},
+        kind="onnx",
+    ),
+    "openvino": Format(
+        "model.xml", batch_size=None, packages={"openvino": "openvino"}, kind="openvino"
+    ),
 }
 
 
@@ -85,6 +97,16 @@ def check_packages(formats: Sequence[str]) -> None:
                     f"--formats={name} needs the package {package}, which is not "
                     f"installed: `pip install {package}`, or leave {name} out."
                 )
+
+
+def dataset_title(name: str) -> str:
+    """Returns the name of a data set, without the path of a folder or table.
+
+    Args:
+      name: see `DatasetInfo`.
+    """
+    _, separator, path = name.partition(":")
+    return Path(path).name if separator else name
 
 
 def files_in(directory: Path) -> list[Path]:

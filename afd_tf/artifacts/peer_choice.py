@@ -1,11 +1,14 @@
 """The peer of a run that --peer chooses."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.models import Peer
+
+if TYPE_CHECKING:
+    from afd_tf.models import Peer
 
 _PEER = flags.DEFINE_string(
     "peer",
@@ -20,7 +23,7 @@ def peer_from_flags() -> str | None:
     return _PEER.value
 
 
-def chosen_peer_from_flags(peers: Sequence[Peer]) -> int:
+def chosen_peer_from_flags(peers: Sequence["Peer"]) -> int:
     """Returns the number of the peer that --peer chooses.
 
     Raises:
@@ -29,7 +32,7 @@ def chosen_peer_from_flags(peers: Sequence[Peer]) -> int:
     return chosen_or_smallest(peers, _PEER.value)
 
 
-def chosen_or_smallest(peers: Sequence[Peer], choice: str | int | None) -> int:
+def chosen_or_smallest(peers: Sequence["Peer"], choice: str | int | None) -> int:
     """Returns the number of a peer.
 
     Args:

@@ -1,7 +1,7 @@
 """A peer as a SavedModel, with up to three signatures: written and read back."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,21 @@ def open_saved_model(path: Path) -> tuple[dict, Any]:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"TensorFlow cannot load {path}: {reason}") from error
+
+
+def read(path: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the manifest of a SavedModel that `export` wrote, and what runs it.
+
+    Raises:
+      UserError: see `open_saved_model`.
+    """
+    manifest, loaded = open_saved_model(path)
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        # `loaded` and not its signature: the variables live as long as it does.
+        return loaded.signatures[SIGNATURE](image=tf.constant(images))["logits"].numpy()
+
+    return manifest, logits
 
 
 def _functions(peer: Peer, info: DatasetInfo, top_k: int) -> dict:

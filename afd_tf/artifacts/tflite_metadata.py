@@ -12,6 +12,8 @@ from typing import Any
 import flatbuffers
 from flatbuffers import number_types
 
+from afd_tf.artifacts.manifest import dataset_title
+
 # The name that TFLite finds the flatbuffer by, and the flatbuffer's own identifier.
 METADATA = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
@@ -84,8 +86,8 @@ def metadata(
     learned = f", trained with {description['method']}" if description["method"] else ""
     model = {
         0: description["name"],
-        1: f"A classifier of images into {classes} classes of {dataset['name']}"
-        f"{learned}. Written by afd_tf.",
+        1: f"A classifier of images into {classes} classes of "
+        f"{dataset_title(dataset['name'])}{learned}. Written by afd_tf.",
         2: version,
         3: [{2: [image], 3: heads}],
         **({5: description["license"]} if description.get("license") else {}),

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from afd_tf.artifacts import saved_model, tflite
+from afd_tf.artifacts import (
+    keras_file,
+    onnx_file,
+    openvino_file,
+    saved_model,
+    tflite,
+)
 from afd_tf.artifacts.calibration import Calibration
 from afd_tf.artifacts.manifest import (
     FORMATS,
@@ -16,6 +22,12 @@ from afd_tf.artifacts.manifest import (
 )
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
+
+_WRITERS = {
+    "keras": keras_file.write,
+    "onnx": onnx_file.write,
+    "openvino": openvino_file.write,
+}
 
 
 class Choices(NamedTuple):
@@ -57,28 +69,31 @@ def write_formats(
       UserError: a format cannot be written.
       OSError: no space or no permission.
     """
-    # The run's flags stay out of the .tflite files: a phone has no use for them.
+    # The run's flags stay out of single files: a phone has no use for them.
     description = {k: v for k, v in manifest.items() if k != "flags"}
     (directory / LABELS).write_text(labels_text(info.class_names), "utf-8")
     written = set(files_in(directory))
     manifest["formats"] = {}
     for name in choices.formats:
-        path, batch_size, quantization, _ = FORMATS[name]
+        path, batch_size, quantization, _, kind = FORMATS[name]
         entry = {"path": path, "batch_size": batch_size}
-        if name == "saved_model":
+        own = {**description, "format": name}
+        if kind == "saved_model":
             entry |= saved_model.write(peer, info, directory, choices.top_k)
-        else:
+        elif kind == "tflite":
             entry["batch_size"] = choices.tflite_batch_size
             calibration = choices.calibration
             entry |= tflite.write(
                 peer,
-                {**description, "format": name},
+                own,
                 directory / path,
                 quantization=quantization,
                 images=calibration and calibration.images,
                 batch_size=choices.tflite_batch_size,
                 with_logits=choices.tflite_logits,
             )
+        else:
+            entry |= _WRITERS[kind](peer, info, own, directory / path)
         if is_calibrated(name) and choices.calibration:
             entry["calibration"] = choices.calibration.description
         new = [path for path in files_in(directory) if path not in written]

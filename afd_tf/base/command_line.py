@@ -26,7 +26,7 @@ _IMPORTING: list[int] = []
 _NOT_FOR_KERAS = ("IPython", "matplotlib", "sklearn")
 
 
-def prepare_environment(training: bool = False) -> None:
+def prepare_environment(training: bool = False, tensorflow: bool = True) -> None:
     """Imports TensorFlow quietly, with the environment that it reads at its import.
 
     A command calls it before the one import of what it runs.
@@ -34,6 +34,8 @@ def prepare_environment(training: bool = False) -> None:
     Args:
       training: switches oneDNN's kernels on, which halve the time of a training step
         on CPUs where TensorFlow leaves them off, but slow single images down.
+      tensorflow: whether it is imported; else `import_tensorflow` does that where it
+        is needed.
     """
     _quit_on_interrupt()
     if training:
@@ -41,10 +43,29 @@ def prepare_environment(training: bool = False) -> None:
     # Without a GPU, TensorFlow reports at level "error" that it found none.
     level = "1" if os.path.exists("/proc/driver/nvidia") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
-    quick = quick_imports() if _is_command() else contextlib.nullcontext()
+    if tensorflow:
+        import_tensorflow()
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras without what they say at their import.
+
+    Where they are imported already, it does nothing.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    quits_already = bool(_IMPORTING)
+    _quit_on_interrupt()
+    is_command = _is_command()
+    quick = quick_imports() if is_command else contextlib.nullcontext()
     with _silenced_stderr(), quick:
         importlib.import_module("tensorflow")
         importlib.import_module("keras")
+    if is_command:
+        # No garbage is looked for among these objects again, while a step is traced.
+        gc.freeze()
+    if not quits_already:
+        _raise_on_interrupt()
 
 
 def _is_command() -> bool:
@@ -60,8 +81,8 @@ def quick_imports() -> Iterator[None]:
     """Halves the time of TensorFlow's import, for a process that is one program.
 
     Packages that Keras imports if they are there look as if they were not installed,
-    and no garbage is looked for among objects that stay, now or later. Not for a
-    notebook, which may want what those packages add to Keras.
+    and no garbage is looked for among objects that stay. Not for a notebook, which may
+    want what those packages add to Keras.
     """
     hidden = [name for name in _NOT_FOR_KERAS if name not in sys.modules]
     # Python's own sign for a module that cannot be imported.
@@ -71,7 +92,6 @@ def quick_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
         for name in hidden:
@@ -95,6 +115,13 @@ def _quit_on_interrupt() -> None:
 
         signal.signal(signal.SIGINT, quit_now)
         _IMPORTING.append(stderr)
+
+
+def _raise_on_interrupt() -> None:
+    """Ends what `_quit_on_interrupt` has begun: Ctrl-C is an exception again."""
+    if _IMPORTING:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(_IMPORTING.pop())
 
 
 @contextlib.contextmanager
@@ -127,9 +154,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     def guarded(argv: list[str]) -> int | None:
         return _guarded(lambda: main(argv))
 
-    if _IMPORTING:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.close(_IMPORTING.pop())
+    _raise_on_interrupt()
     app.run(guarded, flags_parser=_parse)
 
 

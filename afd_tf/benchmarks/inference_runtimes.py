@@ -8,13 +8,13 @@ import contextlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from afd_tf.artifacts import onnx_file
 from afd_tf.artifacts.classifier import (
     artifact_from_flags,
     load_classifier,
@@ -24,7 +24,7 @@ from afd_tf.artifacts.manifest import FORMATS, MANIFEST
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
 from afd_tf.benchmarks.worker_process import Worker
-from afd_tf.training.checkpoints import checkpoint_from_flags
+from afd_tf.training.checkpoint_choice import checkpoint_from_flags
 
 # oneDNN makes single images slower by an order of magnitude; benchmarks of training
 # switch it on. GPUs are not compared here.
@@ -32,6 +32,16 @@ ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
 
 # Runtimes that this project can do without → the packages that they need.
 OPTIONAL = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "tf2onnx")}
+
+
+# Kind of a format → the runtimes that read it.
+_RUNTIMES = {
+    "saved_model": ("tensorflow", "openvino", "onnxruntime"),
+    "tflite": ("litert", "openvino"),
+    "keras": ("tensorflow",),
+    "onnx": ("onnxruntime", "openvino"),
+    "openvino": ("openvino",),
+}
 
 
 class Artifact(NamedTuple):
@@ -55,9 +65,7 @@ class Artifact(NamedTuple):
         """The runtimes that read it: its own, then optional ones."""
         if self.format == "checkpoint":
             return ("tensorflow",)
-        if self.format == "saved_model":
-            return ("tensorflow", "openvino", "onnxruntime")
-        return ("litert", "openvino")
+        return _RUNTIMES[FORMATS[self.format].kind]
 
 
 class Process(NamedTuple):
@@ -85,7 +93,12 @@ def artifacts_from_flags() -> list[Artifact]:
         task |= {"peer": str(classifier.chosen), "checkpoint": checkpoint_from_flags()}
         return [Artifact("checkpoint", given, None, task)]
     if given.is_file():
-        return [Artifact(classifier.format, given, given.stat().st_size, task)]
+        # OpenVINO's weights are beside the file that is named.
+        files = [given]
+        if given.suffix == ".xml":
+            files.append(given.with_suffix(".bin"))
+        size = sum(each.stat().st_size for each in files)
+        return [Artifact(classifier.format, given, size, task)]
     # The classifier was loaded, so that the manifest is known to be intact.
     entries = json.loads((given / MANIFEST).read_text("utf-8"))["formats"]
     found = []
@@ -128,7 +141,7 @@ def start_all(
     Raises:
       UserError: the runtime cannot be imported, or cannot read the artifact.
     """
-    if runtime == "onnxruntime":
+    if runtime == "onnxruntime" and artifact.format == "saved_model":
         artifact = to_onnx(artifact, stack)
     with contextlib.ExitStack() as unmeasured:
         # Brings the runtime's library, and all else, from the disk into memory.
@@ -155,24 +168,7 @@ def to_onnx(artifact: Artifact, stack: contextlib.ExitStack) -> Artifact:
     say("saved_model: converting to ONNX.")
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     path = Path(directory) / "model.onnx"
-    # As a program of its own: imported, it changes TensorFlow's settings.
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tf2onnx.convert",
-            "--opset=17",
-            f"--saved-model={artifact.path}",
-            f"--output={path}",
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **ENVIRONMENT},
-        check=False,
-    )
-    if result.returncode or not path.is_file():
-        *_, last = ["no message", *result.stderr.strip().splitlines()]
-        raise UserError(f"tf2onnx cannot convert {artifact.path}: {last}")
+    onnx_file.convert(artifact.path, path)
     return artifact._replace(path=path, bytes=path.stat().st_size)
 
 

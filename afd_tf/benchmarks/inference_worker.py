@@ -104,6 +104,12 @@ def _load_tensorflow(tf, task) -> Function:
         return load_classifier(
             task["path"], peer=task["peer"], checkpoint=task["checkpoint"]
         ).logits
+    if task["path"].endswith(".keras"):
+        # Loaded without the description, which this process does not need.
+        model = importlib.import_module("keras").saving.load_model(
+            task["path"], compile=False, safe_mode=True
+        )
+        return tf.function(model, reduce_retracing=True)
     loaded = tf.saved_model.load(task["path"])
     signature = loaded.signatures[_SIGNATURE]
 

@@ -4,23 +4,31 @@ Images are raw uint8 pixels 0..255 from here to the model, which normalizes them
 the mean and the variance in `DatasetInfo`.
 """
 
+import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import operational
 from afd_tf.data import records
-from afd_tf.data.augment import AUGMENTATIONS, PADDINGS
 from afd_tf.data.cache import DEFAULT_GIGABYTES
-from afd_tf.data.dataset import Dataset, load
+from afd_tf.data.choices import (
+    AUGMENTATIONS,
+    LEAST_AREA,
+    MAX_MAGNITUDE,
+    PADDINGS,
+    SAMPLINGS,
+)
 from afd_tf.data.dataset_info import DatasetInfo
-from afd_tf.data.randaugment import MAX_MAGNITUDE
-from afd_tf.data.random_crop import LEAST_AREA
 from afd_tf.data.records import Record
-from afd_tf.data.sampling import SAMPLINGS
-from afd_tf.data.sources import canonical_name
+
+if TYPE_CHECKING:
+    from afd_tf.data.dataset import Dataset, load
+    from afd_tf.data.sources import canonical_name
 
 __all__ = [
     "Dataset",
@@ -31,6 +39,13 @@ __all__ = [
     "load",
     "records",
 ]
+
+# What needs TensorFlow, which those who only run a file do without: name → module.
+_AT_FIRST_USE = {
+    "Dataset": "afd_tf.data.dataset",
+    "canonical_name": "afd_tf.data.sources",
+    "load": "afd_tf.data.dataset",
+}
 
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -200,12 +215,19 @@ _MEMORY_GIBIBYTES = operational(
 )
 
 
+def __getattr__(name: str) -> Any:
+    """Returns a name of `_AT_FIRST_USE`, importing its module."""
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
+
+
 def from_flags(
     *,
     expected: DatasetInfo | None = None,
     recorded: Record | None = None,
     changed_data: str | None = None,
-) -> Dataset:
+) -> "Dataset":
     """Opens the data set that the flags of this module describe.
 
     Args:
@@ -216,7 +238,8 @@ def from_flags(
     Raises:
       UserError: see `load`.
     """
-    return load(
+    # By the module, as it is imported at its first use.
+    return sys.modules[__name__].load(
         _DATASET.value,
         data_dir=_expanded(_DATA_DIR.value),
         download=_DOWNLOAD.value,
@@ -251,7 +274,7 @@ def _expanded(path: str | None) -> str | None:
 
 def from_flags_of_run(
     info: DatasetInfo, run_flags: Mapping[str, str], recorded: Record | None = None
-) -> Dataset:
+) -> "Dataset":
     """Opens the data set of a run or an artifact, as the run did.
 
     Flags on the command line come first, then those of the run, then defaults. For
@@ -269,6 +292,7 @@ def from_flags_of_run(
     names = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__]]
     values = {name: run_flags.get(name) for name in names}
     is_given = not flags.FLAGS["dataset"].using_default_value
+    canonical_name = sys.modules[__name__].canonical_name
     own = {canonical_name(name) for name in (info.name, run_flags.get("dataset", ""))}
     if is_given and canonical_name(_DATASET.value) not in own:
         values = {"image_size": values["image_size"]}

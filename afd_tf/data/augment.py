@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError, unknown_name
-
-AUGMENTATIONS = ("none", "cifar", "imagenet", "randaugment")
-PADDINGS = ("reflect", "zero")
+from afd_tf.data.choices import AUGMENTATIONS, PADDINGS
 
 # Pixels added on each side before the random crop of "cifar".
 CROP_PADDING = 4

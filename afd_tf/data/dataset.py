@@ -9,9 +9,9 @@ from absl import logging
 from afd_tf.base.errors import UserError
 from afd_tf.data.augment import check_padding, crop_style, resolve_augmentation
 from afd_tf.data.cache import DEFAULT_GIGABYTES, Cache
+from afd_tf.data.choices import LEAST_AREA
 from afd_tf.data.dataset_info import DatasetInfo
 from afd_tf.data.image_recipe import ImageRecipe
-from afd_tf.data.random_crop import LEAST_AREA
 from afd_tf.data.readers import Reader
 from afd_tf.data.records import Record
 from afd_tf.data.sharding import Share
@@ -196,8 +196,8 @@ def load(
       download: whether a tfds data set that is not prepared may be downloaded.
       image_size: height and width in pixels to which the central square of each image
         is resized; None keeps the size, which all images must share.
-      augment: "auto" or one of `augment.AUGMENTATIONS`.
-      padding: one of `augment.PADDINGS`, for "cifar".
+      augment: "auto" or one of `choices.AUGMENTATIONS`.
+      padding: one of `choices.PADDINGS`, for "cifar".
       least_area: see `ImageRecipe`, as for the next ones.
       randaugment_layers: operations of RandAugment on an image.
       randaugment_magnitude: strength of RandAugment's operations.

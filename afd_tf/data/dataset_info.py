@@ -6,6 +6,9 @@ from typing import Any
 
 from afd_tf.base.errors import UserError
 
+# Of a batch that is evaluated, in all its images together.
+_EVALUATION_PIXELS = 2**21
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
@@ -36,6 +39,15 @@ class DatasetInfo:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def evaluation_batch(self) -> int:
+        """The images of a step without gradients: 256, or fewer large ones.
+
+        At 224x224 it is 41: 256 need more memory than a training step of 32.
+        """
+        height, width, _ = self.image_shape
+        return max(1, min(256, _EVALUATION_PIXELS // (height * width)))
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dictionary, from which `from_json` makes an equal info."""

@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.data.augment import crop_style, pad_crop_flip
+from afd_tf.data.choices import LEAST_AREA, MAX_MAGNITUDE, SAMPLINGS
 from afd_tf.data.mix import mix_batch
-from afd_tf.data.randaugment import MAX_MAGNITUDE, randaugment
-from afd_tf.data.random_crop import LEAST_AREA, random_resized_crop_flip
+from afd_tf.data.randaugment import randaugment
+from afd_tf.data.random_crop import random_resized_crop_flip
 from afd_tf.data.random_erasing import random_erasing
-from afd_tf.data.sampling import SAMPLINGS, balanced_repeats
+from afd_tf.data.sampling import balanced_repeats
 
 # Keep the seeds of what follows the crop apart from those of the crop.
 _RANDAUGMENT, _ERASING = 1, 2
@@ -24,8 +25,8 @@ class ImageRecipe:
     """The way from the images of a data set to training batches.
 
     Attributes:
-      augment: one of `augment.AUGMENTATIONS`.
-      padding: one of `augment.PADDINGS`, for crops as those of "cifar".
+      augment: one of `choices.AUGMENTATIONS`.
+      padding: one of `choices.PADDINGS`, for crops as those of "cifar".
       least_area: the smallest part of an image that a crop has, for crops as those of
         "imagenet".
       randaugment_layers: operations on each image, for "randaugment".
@@ -33,7 +34,7 @@ class ImageRecipe:
       random_erasing: probability with which a box of an image becomes noise.
       mixup: alpha of mixup (see `mix_batch`); 0 is no mixup.
       cutmix: alpha of CutMix; 0 is no CutMix.
-      sampling: one of `sampling.SAMPLINGS`.
+      sampling: one of `choices.SAMPLINGS`.
 
     Raises:
       UserError: an unknown sampling, or a number outside of its range.

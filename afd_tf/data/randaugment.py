@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.data.augment import change_some
+from afd_tf.data.choices import MAX_MAGNITUDE
 
 # torchvision's, in its order.
 OPERATIONS = (
@@ -28,8 +29,6 @@ OPERATIONS = (
     "auto_contrast",
     "equalize",
 )
-MAX_MAGNITUDE = 30
-
 _GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _POINTWISE = ("brightness", "posterize", "solarize")
 

@@ -3,9 +3,7 @@
 import tensorflow as tf
 
 from afd_tf.data.augment import to_uint8
-
-# The smallest part of an image that a crop has by default, as in torchvision.
-LEAST_AREA = 0.08
+from afd_tf.data.choices import LEAST_AREA
 
 # Attempts of torchvision's RandomResizedCrop before it takes the centre.
 _BOX_ATTEMPTS = 10

@@ -3,9 +3,6 @@
 import numpy as np
 import tensorflow as tf
 
-# The choices of --sampling.
-SAMPLINGS = ("shuffled", "balanced")
-
 # Keep the seeds of different purposes apart.
 _ORDER, _AUGMENTATION, _MIXING, _BALANCE = 1, 2, 3, 4
 

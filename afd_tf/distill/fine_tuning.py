@@ -38,7 +38,7 @@ _STATISTICS = flags.DEFINE_string(
     "auto",
     "Batch normalization of pretrained peers in training: kept normalizes with the "
     "statistics that came with the weights and leaves them alone; moving uses and "
-    "follows those of the batches, as in a peer from noise. Auto is kept.",
+    "follows those of the batches, as in a peer from noise. Auto is moving.",
 )
 
 
@@ -71,7 +71,7 @@ class FineTuning:
         """Makes pretrained peers keep their batch statistics, if that is wanted."""
         for peer in peers:
             if peer.pretrained:
-                keep_statistics(peer, self.statistics != "moving")
+                keep_statistics(peer, self.statistics == "kept")
 
     def rate_factors(
         self, objective: Objective, peers: Sequence[Peer]
@@ -128,9 +128,7 @@ class FineTuning:
             return values, monitors
 
         objectives = [
-            Objective(
-                f"peer_{number}", "head", peer.classifier.trainable_variables, recipe
-            )
+            Objective(f"peer_{number}", "head", peer.head_variables, recipe)
             for number, peer in learners.items()
         ]
         return Warmup(self.freeze_epochs, objectives, [Pass(forward, losses)])

@@ -9,8 +9,6 @@ import tensorflow as tf
 from afd_tf.base.errors import UserError
 from afd_tf.data import Dataset
 
-_EVALUATION_BATCH = 256
-
 
 class EpochMeans:
     """The means of a training step's values over an epoch of `fit`.
@@ -166,5 +164,6 @@ def fit_arguments(
 
 def evaluation_batches(dataset: Dataset, split: str) -> tf.data.Dataset:
     """Returns the batches that `evaluate` counts; see `Dataset.evaluation_batches`."""
-    batch_size = min(_EVALUATION_BATCH, max(1, dataset.info.examples[split]))
+    examples = max(1, dataset.info.examples[split])
+    batch_size = min(dataset.info.evaluation_batch, examples)
     return dataset.evaluation_batches(split, batch_size=batch_size)

@@ -216,13 +216,14 @@ def build_peers(
     return [first, *(build(name, shared) for name in names[1:])]
 
 
-def peers_from_flags(info: DatasetInfo) -> list[Peer]:
+def peers_from_flags(info: DatasetInfo, **settings) -> list[Peer]:
     """Builds the peers that --peers names, in its order.
 
     Args:
       info: see `build_peers`.
+      **settings: `initial_weights` and `records`; see `build_peers`.
 
     Raises:
       UserError: see `build_peers`.
     """
-    return build_peers(_PEERS.value, info, _OWN_STAGES.value)
+    return build_peers(_PEERS.value, info, _OWN_STAGES.value, **settings)

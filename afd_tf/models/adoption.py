@@ -45,6 +45,10 @@ def adopt(model: keras.Layer) -> None:
             _adopt_batch_normalization(layer)
         elif is_random(layer):
             layer.call = _in_inference(layer.call)
+            # Nothing draws from them, and they are no weights.
+            layer._tracker.unlock()
+            layer._seed_generators.clear()
+            layer._tracker.lock()
 
 
 def _in_inference(call):
@@ -65,10 +69,8 @@ def _adopt_batch_normalization(layer: keras.layers.BatchNormalization) -> None:
             "a peer needs batch normalization of [B, h, w, c] or [B, c] along the last "
             "one."
         )
+    # As in ours, maps keep their dtype, and all else is float32.
     layer.autocast = False
-    for variable in layer.variables:
-        # As in ours, statistics, scale and shift stay float32.
-        variable._autocast = False
     layer.call = _Adopted(layer, rank)
     # Found where our batch normalizations are looked for.
     layer._tracker.unlock()

@@ -128,8 +128,7 @@ def _load_preset(network, info, initial_weights) -> ForeignModel:
 
 
 def _is_cached(preset: str) -> bool:
-    import kagglehub
-
+    kagglehub = importlib.import_module("kagglehub")
     cache = Path(kagglehub.config.get_cache_folder())
     return any(cache.glob(f"models/*/*/*/{preset.rstrip('/').split('/')[-1]}/*"))
 

@@ -224,7 +224,7 @@ def last_of_each_size(graph: Graph, first: Place, last: Place) -> list[Place]:
     """Returns the last map before each change of size; `last` is the last of them.
 
     Where paths that skip layers lead past every map of a size, it is the deepest one
-    that the fewest paths lead past.
+    that the fewest paths lead past, of the deeper half of them.
 
     Args:
       graph: the graph.
@@ -249,9 +249,14 @@ def last_of_each_size(graph: Graph, first: Place, last: Place) -> list[Place]:
             place for place in maps if place.tensor.shape[1] == size
         )
     *earlier, _ = stages.values()
-    ends = [min(each, key=lambda place: (place.open, -place.depth)) for each in earlier]
-    ends = sorted(ends, key=lambda place: place.index)
+    ends = sorted(map(_end_of, earlier), key=lambda place: place.index)
     return [*ends, last]
+
+
+def _end_of(maps: Sequence[Place]) -> Place:
+    depths = [place.depth for place in maps]
+    deeper = [each for each in maps if 2 * each.depth >= min(depths) + max(depths)]
+    return min(deeper, key=lambda place: (place.open, -place.depth))
 
 
 def _grows(graph: Graph, place: Place) -> bool:

@@ -16,7 +16,7 @@ from afd_tf.models.foreign import ForeignModel, to_record
 from afd_tf.models.layers import PixelNormalization
 from afd_tf.models.network_name import NetworkName
 from afd_tf.models.peer import Peer, PeerOutput
-from afd_tf.models.stage import Composite
+from afd_tf.models.stage import Composite, Stage
 
 
 class LogitOffset(keras.layers.Layer):
@@ -143,7 +143,7 @@ class SubclassPeer(Peer):
     def __init__(self, *, model: keras.Model, own_logits: bool, **kwargs):
         super().__init__(
             downsampling=1,
-            body={"features": MapAndLogits(model)},
+            body={"features": Stage([MapAndLogits(model)])},
             **kwargs,
         )
         self.own_logits = own_logits
@@ -168,7 +168,12 @@ class SubclassPeer(Peer):
     def build_for(self, image_shape: Sequence[int]) -> None:
         """Creates the variables, and finds those that the map depends on."""
         super().build_for(image_shape)
-        variables = [each.value for each in self.trainable_variables]
+        # On several replicas, the first one's copies.
+        strategy = tf.distribute.get_strategy()
+        variables = [
+            strategy.experimental_local_results(each.value)[0]
+            for each in self.trainable_variables
+        ]
         with tf.GradientTape() as tape:
             features = self(tf.zeros([1, *image_shape], tf.uint8)).features
         gradients = tape.gradient(features, variables)
@@ -210,9 +215,10 @@ def build_keras_peer(
       UserError: the model takes other images, or has no map.
     """
     common = {"num_classes": info.num_classes, "shared": shared, "name": network.short}
-    if keras_graph.is_functional(foreign.model) or isinstance(
-        foreign.model, keras.Sequential
-    ):
+    is_sequential = isinstance(foreign.model, keras.Sequential)
+    if is_sequential and not foreign.model.built:
+        foreign.model.build((None, *info.image_shape))
+    if is_sequential or keras_graph.is_functional(foreign.model):
         peer = _functional_peer(network, spec, foreign, info, common)
     else:
         peer = _subclass_peer(spec, foreign.model, info, common)
@@ -224,6 +230,11 @@ def build_keras_peer(
 
 def _functional_peer(network, spec, foreign, info, common) -> KerasPeer:
     model = foreign.model
+    if len(model.inputs) > 1:
+        raise UserError(
+            f"{spec} has {len(model.inputs)} inputs: expected is a model with one, "
+            "images [B, h, w, c]."
+        )
     adopt(model)
     # A network that takes three channels gets grey images three times.
     channels = model.input_shape[-1] or info.image_shape[-1]

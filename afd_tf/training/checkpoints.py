@@ -21,23 +21,16 @@ import tensorflow as tf
 from absl import flags
 
 from afd_tf.base.console import say
-from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.base.errors import UserError
 from afd_tf.base.files import writing_to
 from afd_tf.base.run_flags import operational
 from afd_tf.data import DatasetInfo
 from afd_tf.distill.method import Method
 from afd_tf.models import Peer, build_peers
+from afd_tf.training.checkpoint_choice import KINDS, check_checkpoint
 from afd_tf.training.network_records import kept_networks
 from afd_tf.training.run_directory import read_flags, read_info
 
-_CHECKPOINT = operational(
-    flags.DEFINE_string(
-        "checkpoint",
-        "auto",
-        "The checkpoint of a run to evaluate, export or analyze: last, best (on the "
-        "validation images), or auto, which is best where there is one and else last.",
-    )
-)
 _SAVE_MINUTES = operational(
     flags.DEFINE_float(
         "save_minutes",
@@ -51,8 +44,6 @@ _SAVE_MINUTES = operational(
 # Raised when a checkpoint of an older version can no longer be read.
 FORMAT = 1
 KEEP = 3
-# Kind of a checkpoint → beginning of the names of such directories.
-_KINDS = {"last": "step", "best": "best"}
 _UNFINISHED = ".unfinished"
 _DAMAGED = ".damaged"
 
@@ -151,26 +142,6 @@ def save_seconds_from_flags() -> float:
     return 60 * _SAVE_MINUTES.value
 
 
-def checkpoint_from_flags() -> str:
-    """Returns --checkpoint: "auto", "last" or "best".
-
-    Raises:
-      UserError: it is none of these.
-    """
-    check_checkpoint(_CHECKPOINT.value)
-    return _CHECKPOINT.value
-
-
-def check_checkpoint(name: str) -> None:
-    """Refuses anything but "auto", "last" and "best".
-
-    Raises:
-      UserError: it is none of these.
-    """
-    if name not in (known := ("auto", *_KINDS)):
-        raise unknown_name("checkpoint", name, known)
-
-
 def load_peers(
     run_dir: Path, checkpoint: str = "last"
 ) -> tuple[list[Peer], DatasetInfo]:
@@ -197,9 +168,9 @@ def load_peers(
             "and checkpoints/, as `python -m afd_tf.train` makes them."
         ) from error
     if checkpoint == "auto":
-        has_best = any(_complete(run_dir / "checkpoints", _KINDS["best"]))
+        has_best = any(_complete(run_dir / "checkpoints", KINDS["best"]))
         checkpoint = "best" if has_best else "last"
-    found = _newest(run_dir / "checkpoints", _KINDS[checkpoint])
+    found = _newest(run_dir / "checkpoints", KINDS[checkpoint])
     if found is None:
         raise UserError(
             f"{run_dir} holds no {checkpoint} checkpoint: let `python -m afd_tf.train` "

@@ -19,7 +19,6 @@ _EPOCHS = flags.DEFINE_integer(
 
 # Device work between two looks at the clock and at signals, seconds.
 _CHUNK_SECONDS = 2.0
-_EVALUATION_BATCH = 256
 
 
 def epochs_from_flags() -> int:
@@ -219,7 +218,8 @@ def evaluation_function(
     def evaluate(split: str) -> dict[str, float]:
         examples = dataset.info.examples[split]
         batch_size = max(
-            min(_EVALUATION_BATCH, examples), strategy.num_replicas_in_sync
+            min(dataset.info.evaluation_batch, examples),
+            strategy.num_replicas_in_sync,
         )
         batches = distribute(
             strategy,

@@ -7,6 +7,7 @@ exported: `networks.json` has their layers, and the checkpoints have their weigh
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import replacing, writing_to
@@ -44,3 +45,21 @@ def kept_networks(run_dir: Path) -> Mapping[str, Mapping]:
             f"{path} is damaged: take it from a copy of the run, or delete it if the "
             "models that --peers names are still where they were."
         ) from error
+
+
+def building_settings(run_dir: Path) -> dict[str, Any]:
+    """Returns how `afd_tf.models.peers_from_flags` builds the peers of a run.
+
+    A run that goes on has its weights in its checkpoints: it neither downloads nor
+    reads those that it began with.
+
+    Raises:
+      UserError: see `kept_networks`.
+    """
+    checkpoints = (Path(run_dir) / "checkpoints").glob("step_*")
+    # Those that are unfinished or damaged have an ending.
+    goes_on = any(not path.suffix for path in checkpoints)
+    return {
+        "initial_weights": not goes_on,
+        "records": kept_networks(run_dir) if goes_on else {},
+    }

@@ -19,7 +19,7 @@ from tests.exports import (
     random_peer,
 )
 
-TFLITE = [name for name in FORMATS if name != "saved_model"]
+TFLITE = [name for name, each in FORMATS.items() if each.kind == "tflite"]
 
 
 def test_moved_tflite_still_knows_itself(exported, digits, tmp_path):
@@ -51,6 +51,9 @@ def truncate(path):
         "model_fp16.tflite",
         "model_dynamic.tflite",
         "model_int8.tflite",
+        "model.keras",
+        "model.onnx",
+        "model.xml",
         "saved_model.pb",
         "variables/variables.index",
     ],
@@ -59,7 +62,7 @@ def test_damaged_files_are_refused_in_one_line(deployed, tmp_path, name, break_i
     directory = tmp_path / "1"
     shutil.copytree(deployed[2], directory)
     break_it(directory / name)
-    path = directory / name if name.endswith(".tflite") else directory
+    path = directory / name if name.startswith("model") else directory
     if name == "saved_model.pb" and break_it is os.unlink:
         # What is left is an export without a SavedModel.
         assert load_classifier(directory).format == "tflite"
@@ -70,15 +73,22 @@ def test_damaged_files_are_refused_in_one_line(deployed, tmp_path, name, break_i
     assert str(directory) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", TFLITE)
+@pytest.mark.parametrize("name", [*TFLITE, "keras", "onnx", "openvino"])
 def test_damage_is_seen_without_the_manifest(deployed, tmp_path, name):
-    moved = tmp_path / "moved.tflite"
-    shutil.copy(deployed[2] / FORMATS[name].path, moved)
-    assert load_classifier(moved).format == name
-    content = bytearray(moved.read_bytes())
+    source = deployed[2] / FORMATS[name].path
+    moved = weights = tmp_path / f"moved{source.suffix}"
+    shutil.copy(source, moved)
+    if name == "openvino":
+        weights = moved.with_suffix(".bin")
+        shutil.copy(source.with_suffix(".bin"), weights)
+    classifier = load_classifier(moved)
+    assert classifier.format == name
+    assert classifier.run_flags == {}
+    content = bytearray(weights.read_bytes())
     content[len(content) // 3] ^= 255
-    moved.write_bytes(content)
-    with pytest.raises(UserError, match=r"moved.tflite is damaged.*checksum") as error:
+    weights.write_bytes(content)
+    reason = "another file" if name == "openvino" else "checksum|CRC"
+    with pytest.raises(UserError, match=rf"moved\.\w+ is damaged.*({reason})") as error:
         load_classifier(moved)
     assert "\n" not in str(error.value)
 

@@ -101,6 +101,12 @@ def test_differences_of_networks_by_hand(digits):
     # too.
     networks = [network("own", 0), network("near", 2), network("far", 5)]
     found = compare_networks(networks, few)
+    # Of the labels 3, 1, 4, 1, 5, the 4 is taken for a 0.
+    assert found[0].pop("class_examples") == [0, 2, 0, 1, 1, 1, 0, 0, 0, 0]
+    none = None
+    accuracies = [none, 1.0, none, 1.0, 0.0, 1.0, none, none, none, none]
+    assert found[0].pop("class_accuracy") == accuracies
+    assert found[0].pop("most_confused") == [[4, 0, 1]]
     differences = [each.pop("probability_difference") for each in found]
     assert found == [
         {"examples": 5, "accuracy": 0.8, "agreement": 1.0},

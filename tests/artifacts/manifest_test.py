@@ -33,10 +33,10 @@ def test_manifest_describes_every_file(exported, digits):
     assert manifest["formats"]["saved_model"]["bytes"] == sum(
         path.stat().st_size
         for name, path in files.items()
-        if name not in ("model.tflite", "labels.txt")
+        if name not in ("model.tflite", "labels.txt", "README.md")
     )
     listed = [each["files"] for each in manifest["formats"].values()]
-    assert sorted(sum(listed, ["labels.txt"])) == sorted(files)
+    assert sorted(sum(listed, ["labels.txt", "README.md"])) == sorted(files)
     assert manifest["name"] == "resnet8"
     assert manifest["method"] == "independent"
     assert manifest["classes"] == 10

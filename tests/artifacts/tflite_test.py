@@ -14,7 +14,7 @@ from afd_tf.artifacts.manifest import FORMATS
 from afd_tf.artifacts.networks import logits_of
 from tests import exports, tiny
 
-TFLITE = [name for name in FORMATS if name != "saved_model"]
+TFLITE = [name for name, each in FORMATS.items() if each.kind == "tflite"]
 
 
 @pytest.mark.parametrize("name", TFLITE)

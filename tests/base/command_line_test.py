@@ -1,12 +1,17 @@
 """Commands that are interrupted, and commands whose output nobody can take."""
 
+import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+
+from afd_tf.base.command_line import quick_imports
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,8 +98,10 @@ def test_an_interrupt_during_the_imports_is_one_line(command, tmp_path, heard):
     (tmp_path / "tensorflow.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(600)\n"
     )
+    # predict imports it when it opens what needs it.
+    (tmp_path / "saved_model.pb").touch()
     with subprocess.Popen(
-        [sys.executable, "-m", f"afd_tf.{command}"],
+        [sys.executable, "-m", f"afd_tf.{command}", f"--artifact={tmp_path}", "a.png"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -113,3 +120,19 @@ def test_importing_a_command_leaves_the_signals_alone():
 
     assert predict.main
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_keras_can_do_without_is_hidden_while_a_program_imports(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    there = types.ModuleType("matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib", there)
+    with pytest.raises(KeyError), quick_imports():
+        with pytest.raises(ImportError):
+            importlib.import_module("sklearn")
+        # What is imported already stays.
+        assert importlib.import_module("matplotlib") is there
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    assert "sklearn" not in sys.modules
+    assert sys.modules["matplotlib"] is there

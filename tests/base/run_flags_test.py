@@ -37,6 +37,7 @@ def test_flags_of_the_four_packages_identify_a_run_unless_they_are_operational()
         "on_nan",
         "max_restores",
         "checkpoint",
+        "report",
         "export_dir",
         "formats",
         "max_accuracy_drop",

@@ -61,12 +61,16 @@ def test_a_run_is_measured_by_its_peer(run_dir):
         ("litert", "model.tflite"),
         ("openvino", ""),
         ("openvino", "model.tflite"),
+        ("tensorflow", "model.keras"),
+        ("onnxruntime", "model.onnx"),
+        ("openvino", "model.onnx"),
+        ("openvino", "model.xml"),
     ],
 )
-def test_a_runtime_finds_the_classes_of_the_peer(exported, runtime, name):
+def test_a_runtime_finds_the_classes_of_the_peer(deployed, runtime, name):
     if runtime in inference_runtimes.OPTIONAL:
         pytest.importorskip(runtime)
-    peer, _, directory = exported
+    peer, _, directory = deployed
     path = directory / name
     description = run_worker(runtime=runtime, path=str(path), image_shape=[8, 8, 1])
     assert description["classes"] == classes_of(peer)

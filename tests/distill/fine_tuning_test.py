@@ -58,7 +58,7 @@ def statistics(peer):
     ]
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("auto", True), ("moving", False)])
+@pytest.mark.parametrize(("kind", "kept"), [("kept", True), ("auto", False)])
 def test_batch_statistics(kind, kept):
     pretrained, noise = peers()
     # As after another training: not those of this batch.

@@ -76,7 +76,7 @@ def train(name, settings):
         first.extend(run(iterator, tf.constant(1), zero)[1].numpy())
         if not method.warming_up:
             # Peers of one kind have paths in common.
-            values = {f"{index} {variable.path}": variable.value.numpy()
+            values = {f"{index} {variable.name}": variable.value.numpy()
                       for index, variable in enumerate(method.variables)}
         taken, sums, last = run(iterator, tf.constant(epochs * steps - 1), zero)
         assert int(taken) == epochs * steps - 1, dict(zip(metrics, last.numpy()))

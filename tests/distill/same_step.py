@@ -36,8 +36,8 @@ PEERS = {2: ((4, 2), (4, 2)), 3: ((4, 2), (6, 2), (4, 1))}
 TEACHER = (8, 2)
 METHODS = ("afd", "alignment", "dml", "kd")
 CASES = [f"{name}_{count}" for name in METHODS for count in PEERS]
-# Of peers that differ in their maps, which takes all that a step consists of.
-UNLIKE = [case for case in CASES if case.endswith("_3")]
+# Of peers whose maps are alike, and of those whose maps have to be brought to one.
+ALIKE, UNLIKE = ([f"{name}_{count}" for name in METHODS] for count in PEERS)
 # One step of AFD whose batch is taken in parts, with the same images in each part.
 IN_PARTS = "afd_in_parts"
 PARTS = 2
@@ -101,7 +101,8 @@ def state(method: Method, strategy) -> dict[str, np.ndarray]:
     found = {}
     for kind in ("trainable", "non_trainable"):
         for number, variable in enumerate(getattr(method, f"{kind}_variables")):
-            found[f"{kind}/{number} {variable.path}"] = copies(variable)
+            # Its path counts the networks that were built before.
+            found[f"{kind}/{number} {variable.name}"] = copies(variable)
     for number, averages in enumerate(method.averages.variables):
         for place, average in enumerate(averages):
             found[f"average/{number}/{place}"] = copies(average)

@@ -14,9 +14,14 @@ TOLERANCE = 1e-5
 XLA_CASE = "afd_2"
 # Replicas of all processes, by the name of the process.
 TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
-# What is tried on them: every method, and on two replicas of a process all of it.
-TRIED = {name: [*same_step.UNLIKE, same_step.IN_PARTS] for name in TOGETHER}
-TRIED["mirrored_2"] = [*same_step.CASES, same_step.IN_PARTS]
+# What is tried on them: every method on the two kinds of two replicas, and on four of
+# them, where the shares are others, those that consist of most.
+TRIED = {
+    "mirrored_2": [*same_step.ALIKE, "afd_3", same_step.IN_PARTS],
+    "mirrored_4": ["afd_3", "kd_3", same_step.IN_PARTS],
+    "worker_0": [*same_step.UNLIKE, same_step.IN_PARTS],
+    "worker_1": [*same_step.UNLIKE, same_step.IN_PARTS],
+}
 
 
 def start(directory, name, *flag_values, **environment):

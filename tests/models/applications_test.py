@@ -20,7 +20,12 @@ INSIDE = {
     "ConvNeXt": ("ConvNeXt", {"depths": [1] * 4, "projection_dims": [8] * 4}),
     "EfficientNetB": (
         "EfficientNet",
-        {"width_coefficient": 0.1, "depth_coefficient": 0.1, "default_size": 40},
+        {
+            "width_coefficient": 0.1,
+            "depth_coefficient": 0.1,
+            "default_size": 40,
+            "weights_name": "b0",
+        },
     ),
     "EfficientNetV2B": (
         "EfficientNetV2",
@@ -29,7 +34,6 @@ INSIDE = {
             "depth_coefficient": 0.1,
             "default_size": 40,
             "name": "efficientnetv2-b0",
-            "model_name": "efficientnetv2-b0",
         },
     ),
     "EfficientNetV2": (
@@ -39,7 +43,6 @@ INSIDE = {
             "depth_coefficient": 0.1,
             "default_size": 40,
             "name": "efficientnetv2-s",
-            "model_name": "efficientnetv2-s",
         },
     ),
     "MobileNetV3": (None, {}),
@@ -145,7 +148,7 @@ def test_weights_are_announced_and_refused_soon_without_a_network(
         raise ValueError("Incomplete or corrupted file detected.")
 
     monkeypatch.setattr(file_utils, "get_file", failing)
-    with pytest.raises(UserError, match="could not be downloaded .*corrupted"):
+    with pytest.raises(UserError, match=r"could not be downloaded .*corrupted"):
         build_peer("keras:MobileNet@imagenet", tiny.info((32, 32, 3)))
     said = capfd.readouterr().err
     assert "downloading the weights of MobileNet, 17.2 MB, from https://" in said

@@ -194,6 +194,36 @@ def test_a_layer_with_a_build_is_not_called_symbolically():
     assert len(layer.trainable_variables) == 2, f"see {STAGE}"
 
 
+def test_foreign_models_have_the_parts_that_are_changed_in_them():
+    inputs = keras.Input((4, 4, 3))
+    layer, dropout = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
+    model = keras.Model(inputs, dropout(layer(inputs)))
+    graph, adoption = "afd_tf/models/keras_graph.py", "afd_tf/models/adoption.py"
+    assert hasattr(model, "_run_through_graph"), f"see {graph}"
+    assert sorted(model._nodes_by_depth) == [0, 1, 2], f"see {graph}"
+    assert keras.Sequential([inputs, layer])._functional is not None, f"see {graph}"
+    assert layer.autocast and not layer.gamma._autocast, f"see {adoption}"
+    assert [v.name for v in dropout.variables] == ["seed_generator_state"]
+    assert len(dropout._seed_generators) == 1, f"see {adoption}"
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        layer.other = keras.Variable(1.0)
+    layer._tracker.unlock()
+    layer.other = keras.Variable(1.0)
+    assert len(layer.variables) == 5, f"see {adoption}"
+
+
+def test_the_networks_of_keras_download_through_one_function(monkeypatch):
+    from keras.src.utils import file_utils
+
+    def asked(fname, origin, **_):
+        raise RuntimeError(f"{fname} of {origin}")
+
+    monkeypatch.setattr(file_utils, "get_file", asked)
+    with pytest.raises(RuntimeError, match=r"no_top\.h5 of https://"):
+        keras.applications.MobileNet(include_top=False, input_shape=(32, 32, 3))
+    assert file_utils.config.keras_home(), "see afd_tf/models/applications.py"
+
+
 def test_fit_takes_up_a_training_function_that_is_made_anew():
     class Phases(keras.Model):
         phase = 0

@@ -11,7 +11,8 @@ from afd_tf.base.errors import UserError
 from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
 from afd_tf.distill.methods.independent import Independent
 from afd_tf.distill.methods.one import OnTheFlyEnsemble
-from afd_tf.training.checkpoints import Checkpoints, checkpoint_from_flags, load_peers
+from afd_tf.training.checkpoint_choice import checkpoint_from_flags
+from afd_tf.training.checkpoints import Checkpoints, load_peers
 from tests import exports, tiny
 
 STATE = {"step": 0, "sums": [0.1, 1 / 3], "seconds": 1.5}

@@ -24,13 +24,11 @@ FLAGS = [
 ]
 
 
-def start(run_dir, addresses, number, *more, program=small_train.__name__):
-    return subprocess.Popen(
-        [sys.executable, "-m", program, *FLAGS, f"--run_dir={run_dir}", *more],
-        env={**os.environ, **tf_config(addresses, number)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def start(run_dir, addresses, number, *more, **program):
+    return small_train.Training(
+        [*FLAGS, f"--run_dir={run_dir}", *more],
+        environment=tf_config(addresses, number),
+        **program,
     )
 
 
@@ -68,6 +66,7 @@ def test_the_chief_writes_and_reports_alone(undisturbed):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert json.loads(chief_out.splitlines()[-1]) == summary
     assert worker_out == ""
+    # A run that learned nothing would be at 0.1.
     assert summary["ensemble_accuracy"] > 0.5
     assert [line["epoch"] for line in lines(run_dir)] == [1, 2]
 
@@ -105,13 +104,7 @@ def test_a_signal_to_one_saves_and_ends_all_and_a_lost_worker_comes_back(
 def test_a_run_goes_on_with_another_number_of_replicas(undisturbed, stopped, tmp_path):
     run_dir = tmp_path / "smaller"
     shutil.copytree(stopped, run_dir)
-    program = [sys.executable, "-m", small_train.__name__]
-    alone = subprocess.run(
-        [*program, *FLAGS, f"--run_dir={run_dir}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    alone = small_train.run([*FLAGS, f"--run_dir={run_dir}"])
     assert alone.returncode == 0, alone.stderr[-3000:]
     assert ", of 2 replica(s), on 1." in alone.stderr
     # The same images and steps; rounding errors have grown for two epochs.
