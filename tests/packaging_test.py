@@ -100,10 +100,11 @@ def test_the_wheel_needs_what_the_requirements_say(wheel):
 
     def canonical(requirement, extra=None):
         """Returns a requirement with its parts in an order of their own."""
-        requirement = requirement.replace(" ", "").replace("'", '"')
+        requirement = requirement.replace("'", '"')
         needed, _, marker = requirement.partition(";")
+        needed = re.sub(r"\s", "", needed)
         name = re.match(r"[\w.-]+", needed)[0]
-        markers = {part for part in re.split(r"\band\b", marker) if part}
+        markers = {re.sub(r"\s", "", x) for x in re.split(r"\band\b", marker)} - {""}
         markers |= {f'extra=="{extra}"'} if extra else set()
         versions = frozenset(needed.removeprefix(name).split(","))
         return name, versions, frozenset(markers)
