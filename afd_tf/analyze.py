@@ -15,7 +15,6 @@ Writes, as far as it applies to the run, into --output_dir:
 The last line on stdout is one JSON object.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.base.files import check_writable, replacing, writing_to
+from afd_tf.base.files import check_writable, write_together
 from afd_tf.base.json_text import json_text, print_json
 from afd_tf.base.paths import expanded
 
@@ -122,7 +121,7 @@ def main(argv: list[str]) -> None:
             {"run_dir": str(run_dir), "peers": health}
         )
         contents["discriminators.png"] = figures.png_bytes(figure)
-    write_files(output_dir, contents)
+    write_together({output_dir / name: content for name, content in contents.items()})
     result = {
         "run_dir": str(run_dir),
         "output_dir": str(output_dir),
@@ -244,20 +243,6 @@ def grad_cam_panel(
 def as_json(values: Mapping[str, Any]) -> bytes:
     """Returns the content of a JSON file."""
     return (json_text(values, indent=1) + "\n").encode()
-
-
-def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes files by name: all of them, or none.
-
-    Raises:
-      UserError: no space, or no permission.
-    """
-    with writing_to(directory), contextlib.ExitStack() as stack:
-        for name, content in contents.items():
-            file = stack.enter_context(replacing(directory / name))
-            file.write(content)
-            # A full disk shows here, before the first file is replaced.
-            file.flush()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the accuracy and the precision of each class, and the confusion matrix where the
 few classes.
 """
 
-import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from afd_tf.base.command_line import prepare_environment, refuse_arguments, run
 from afd_tf.base.console import one_line, say
 from afd_tf.base.errors import UserError
-from afd_tf.base.files import check_writable, replacing, writing_to
+from afd_tf.base.files import check_writable, write_together
 from afd_tf.base.json_text import json_text, print_json
 from afd_tf.base.paths import expanded
 
@@ -98,7 +97,7 @@ def main(argv: list[str]) -> None:
         contents[confusion_file] = f"{text}\n".encode()
     if figure_file:
         contents[figure_file] = draw(chosen, networks[chosen], loaded.class_names)
-    write_files(contents)
+    write_together(contents)
     result |= as_json(networks[chosen])
     if loaded.format == "checkpoint":
         result |= of_run([each.name for each in loaded.networks], peers, ensemble)
@@ -232,21 +231,6 @@ def draw(name: str, network: Confusion, class_names: Sequence[str]) -> bytes:
     return figures.png_bytes(
         figures.confusion_figure(network.matrix, class_names, title)
     )
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes files: all of them, or none.
-
-    Raises:
-      UserError: no space, or no permission.
-    """
-    with contextlib.ExitStack() as stack:
-        for path, content in contents.items():
-            stack.enter_context(writing_to(path.parent))
-            file = stack.enter_context(replacing(path))
-            file.write(content)
-            # A full disk shows here, before the first file is replaced.
-            file.flush()
 
 
 if __name__ == "__main__":

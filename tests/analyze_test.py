@@ -1,11 +1,9 @@
 """The whole of analyze on small runs, against NumPy on the outputs of their peers."""
 
 import dataclasses
-import io
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,41 +331,3 @@ def test_run_dir_must_be_given(extra, message):
         left = flags.FLAGS(["analyze", *extra])
         with pytest.raises(UserError, match=message):
             analyze.main(left)
-
-
-@pytest.mark.parametrize("method", ["write", "flush"])
-@pytest.mark.parametrize("full_for", [b"now b", b"now c"])
-def test_a_full_disk_leaves_the_files_of_before(
-    tmp_path, monkeypatch, method, full_for
-):
-    (tmp_path / "a").write_bytes(b"before")
-    original = Path.open
-
-    class FullDisk(io.BufferedWriter):
-        def write(self, content):
-            self.full = content == full_for
-            return self.fail("write") or super().write(content)
-
-        def flush(self):
-            return self.fail("flush") or super().flush()
-
-        def fail(self, name):
-            if name == method and getattr(self, "full", False):
-                self.full = False
-                raise OSError(28, "No space left on device")
-
-    def open_on_full_disk(path, mode="r", *rest, **options):
-        if mode != "xb":
-            return original(path, mode, *rest, **options)
-        return FullDisk(original(path, mode, buffering=0))
-
-    monkeypatch.setattr(Path, "open", open_on_full_disk)
-    contents = {name: f"now {name}".encode() for name in "abc"}
-    with pytest.raises(UserError, match="No space left"):
-        analyze.write_files(tmp_path, contents)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"before"
-    monkeypatch.undo()
-    analyze.write_files(tmp_path, contents)
-    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert written == contents

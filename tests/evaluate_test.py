@@ -242,15 +242,6 @@ def test_a_wrong_file_is_refused_before_anything_is_loaded(
             evaluate.main(["evaluate"])
 
 
-def test_all_files_are_written_or_none(tmp_path):
-    good, bad = tmp_path / "a.json", tmp_path / "b" / "x.png"
-    good.write_text("before")
-    bad.parent.write_text("in the way")
-    with pytest.raises(UserError, match="Nothing that was there is lost"):
-        evaluate.write_files({good: b"after", bad: b"x"})
-    assert good.read_text() == "before"
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [([], "--artifact=runs/digits"), (["--artifact=x", "y"], "'y' is not a flag")],

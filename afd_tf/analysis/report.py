@@ -1,6 +1,5 @@
 """The report on finished runs: tables as Markdown and JSON, and a page."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from afd_tf.analysis.finished_runs import FinishedRun, find_runs
 from afd_tf.analysis.predictions import has_checkpoint, predict_test_images
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
-from afd_tf.base.files import check_writable, replacing, writing_to
+from afd_tf.base.files import check_writable, write_together
 from afd_tf.base.json_text import json_text
 
 # The folder of a report within that of its runs.
@@ -66,13 +65,13 @@ def write_report(
         )
         + "\n",
     }
-    with writing_to(output), contextlib.ExitStack() as stack:
-        for name, text in contents.items():
-            file = stack.enter_context(replacing(output / name))
-            # The name of a file may hold bytes that are not UTF-8.
-            file.write(text.encode("utf-8", "backslashreplace"))
-            # A full disk shows here, before the first file is replaced.
-            file.flush()
+    # The name of a file may hold bytes that are not UTF-8.
+    write_together(
+        {
+            output / name: text.encode("utf-8", "backslashreplace")
+            for name, text in contents.items()
+        }
+    )
     return {
         "output": str(output),
         "files": [str(output / name) for name in contents],

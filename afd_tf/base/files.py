@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,8 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a binary file that takes the place of `path` at the end of the block.
 
     It is written under a name of its own that ends in ".unfinished". After an error it
-    is removed, and what was at `path` stays. To write several files together, enter
-    their contexts in one `contextlib.ExitStack`.
+    is removed, and what was at `path` stays. `write_together` writes several.
 
     Args:
       path: the file; its directory is created if it is missing.
@@ -74,6 +73,24 @@ def writing_to(directory: Path) -> Iterator[None]:
             f"cannot write to {directory}: {reason}. Nothing that was there is lost: "
             f"{_advice(reason)}."
         ) from error
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files: all of them, or none.
+
+    Args:
+      contents: of each file.
+
+    Raises:
+      UserError: no space, or no permission.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in contents.items():
+            stack.enter_context(writing_to(path.parent))
+            file = stack.enter_context(replacing(path))
+            file.write(content)
+            # A full disk shows here, before the first file is replaced.
+            file.flush()
 
 
 def check_writable(directory: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import io
 import os
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from afd_tf.base import files
 from afd_tf.base.errors import UserError
-from afd_tf.base.files import check_writable, replacing, writing_to
+from afd_tf.base.files import check_writable, replacing, write_together, writing_to
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -164,3 +165,50 @@ def test_text_of_the_locale_is_found():
     assert without_encoding(ast.parse(text)) == [1, 2, 3, 4, 5]
     text = 'open(a, "rb")\nb.open("xb")\nc.read_text("utf-8")\nd.write_text(x, "utf-8")'
     assert without_encoding(ast.parse(text + '\nopen(a, encoding="utf-8")')) == []
+
+
+@pytest.mark.parametrize("method", ["write", "flush"])
+@pytest.mark.parametrize("full_for", [b"now b", b"now c"])
+def test_a_full_disk_leaves_the_files_of_before(
+    tmp_path, monkeypatch, method, full_for
+):
+    (tmp_path / "a").write_bytes(b"before")
+    original = Path.open
+
+    class FullDisk(io.BufferedWriter):
+        def write(self, content):
+            self.full = content == full_for
+            return self.fail("write") or super().write(content)
+
+        def flush(self):
+            return self.fail("flush") or super().flush()
+
+        def fail(self, name):
+            if name == method and getattr(self, "full", False):
+                self.full = False
+                raise OSError(28, "No space left on device")
+
+    def open_on_full_disk(path, mode="r", *rest, **options):
+        if mode != "xb":
+            return original(path, mode, *rest, **options)
+        return FullDisk(original(path, mode, buffering=0))
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    contents = {tmp_path / name: f"now {name}".encode() for name in "abc"}
+    with pytest.raises(UserError, match="No space left"):
+        write_together(contents)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"before"
+    monkeypatch.undo()
+    write_together(contents)
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written == contents
+
+
+def test_all_files_are_written_or_none(tmp_path):
+    good, bad = tmp_path / "a.json", tmp_path / "b" / "x.png"
+    good.write_text("before")
+    bad.parent.write_text("in the way")
+    with pytest.raises(UserError, match="Nothing that was there is lost"):
+        write_together({good: b"after", bad: b"x"})
+    assert good.read_text() == "before"
