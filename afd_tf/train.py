@@ -143,7 +143,7 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     replicas = strategy.num_replicas_in_sync
     if workers.is_chief:
         run_directory.initialize(dataset.info, dataset.record)
-        keep_networks(run_directory.directory, method.peers)
+        keep_networks(run_directory.directory, [*method.peers, *method.frozen_teachers])
         run_directory.truncate_metrics(state.step // method.steps_per_epoch)
         report_start(
             method,
@@ -193,11 +193,12 @@ def build_method(
     run_dir: Path, dataset: data.Dataset, batch_size: int, seed: int
 ) -> Method:
     """Builds the peers and the method that the flags describe, and compiles it."""
-    peers = models.peers_from_flags(dataset.info, **building_settings(run_dir))
+    building = building_settings(run_dir)
+    peers = models.peers_from_flags(dataset.info, **building)
     # A wrong --peer shows now, not at the export after the training.
     chosen_peer_from_flags(peers)
     method = methods.method_from_flags(
-        peers, teachers_from_flags(dataset.info), dataset.class_counts
+        peers, teachers_from_flags(dataset.info, **building), dataset.class_counts
     )
     method.compile(
         epochs=epochs_from_flags(),

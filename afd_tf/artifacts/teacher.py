@@ -1,7 +1,8 @@
-"""Trained networks that teach and no longer learn: runs and SavedModels."""
+"""Trained networks that teach: runs, SavedModels, and pretrained ones by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ from afd_tf.base.errors import UserError
 from afd_tf.base.paths import expanded
 from afd_tf.data import DatasetInfo
 from afd_tf.distill.offline_distillation import Teacher, teacher_paths_from_flags
-from afd_tf.models import Peer, PeerOutput
+from afd_tf.models import Peer, PeerOutput, build_peer, is_network_name
 from afd_tf.training.checkpoints import load_peers
 
 
@@ -59,42 +60,61 @@ class SavedModelTeacher:
         return PeerOutput(features, outputs["logits"], {FEATURES: features})
 
 
-def teachers_from_flags(info: DatasetInfo) -> list[Teacher]:
-    """Loads the teachers that --teacher names; see `load_teachers`."""
+def teachers_from_flags(info: DatasetInfo, **settings) -> list[Teacher]:
+    """Loads the teachers that --teacher names.
+
+    Args:
+      info: the data set that the students learn.
+      **settings: `initial_weights` and `records`; see `load_teacher`.
+
+    Raises:
+      UserError: see `load_teacher`.
+    """
     paths, peer = teacher_paths_from_flags()
-    return load_teachers(paths, info, peer)
+    return load_teachers(paths, info, peer, **settings)
 
 
 def load_teachers(
-    paths: Sequence[str | Path], info: DatasetInfo, peer: str | None = None
+    paths: Sequence[str | Path], info: DatasetInfo, peer: str | None = None, **settings
 ) -> list[Teacher]:
     """Loads several networks for inference; see `load_teacher`."""
-    return [load_teacher(path, info, peer) for path in paths]
+    return [load_teacher(path, info, peer, **settings) for path in paths]
 
 
 def load_teacher(
-    path: str | Path, info: DatasetInfo, peer: str | None = None
+    path: str | Path,
+    info: DatasetInfo,
+    peer: str | None = None,
+    *,
+    initial_weights: bool = True,
+    records: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Teacher:
     """Loads a network for inference.
 
     Args:
-      path: a run directory, whose last checkpoint is taken, or a SavedModel.
+      path: a run directory, whose last checkpoint is taken; a SavedModel; or the name
+        of a pretrained network, e.g. "efficientnet_lite2@imagenet" or
+        "file:model.keras", if nothing has that path.
       info: the data set that the students learn.
       peer: number or name of a run's peer; None is the one with the most parameters.
+      initial_weights: of a network by name; see `afd_tf.models.build_peer`.
+      records: those of the networks that a run kept, by name; see there.
 
     Raises:
-      UserError: it is neither, there is no such peer, or it was trained on other
-        images or classes.
+      UserError: it is none of them, there is no such peer, it was trained on other
+        images or classes, or a network by name has random weights.
     """
-    path = expanded(path)
+    name, path = str(path), expanded(path)
+    if not path.exists() and is_network_name(name):
+        return _by_name(name, info, initial_weights, (records or {}).get(name))
     teacher: Peer | SavedModelTeacher
     if (path / "saved_model.pb").is_file():
         teacher = SavedModelTeacher(path)
         known = teacher.info
     elif not (path / "flags.cfg").is_file():
         raise UserError(
-            f"the teacher {path} is no run directory and no SavedModel. "
-            f"{found_at(path)}"
+            f"the teacher {path} is no run directory, no SavedModel and no name of a "
+            f"network. {found_at(path)}"
         )
     else:
         peers, known = load_peers(path)
@@ -109,6 +129,22 @@ def load_teacher(
                 f"the teacher {path} was trained on {known.name}, whose {compared} are "
                 f"not those of {info.name}: give one that was trained on the same data."
             )
+    return teacher
+
+
+def _by_name(name, info, initial_weights, record) -> Peer:
+    teacher = build_peer(name, info, initial_weights=initial_weights, record=record)
+    if not teacher.pretrained:
+        raise UserError(
+            f"--teacher={name} has random weights: give the run directory in which it "
+            "was trained, or a name with weights, e.g. efficientnet_lite0@imagenet."
+        )
+    teacher.trainable = False
+    teacher.random_head = not teacher.pretrained_head
+    if teacher.random_head:
+        # --freeze_epochs may train it.
+        for layer in teacher.head:
+            layer.trainable = True
     return teacher
 
 

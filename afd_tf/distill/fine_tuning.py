@@ -30,7 +30,8 @@ _FREEZE_EPOCHS = flags.DEFINE_integer(
     "freeze_epochs",
     0,
     "Number of epochs, before those of --epochs, in which only the classifiers of "
-    "pretrained peers learn, from the labels, on maps as in inference.",
+    "pretrained peers learn, from the labels, on maps as in inference; and that of a "
+    "--teacher which has none for these classes.",
     lower_bound=0,
 )
 _STATISTICS = flags.DEFINE_string(
@@ -99,39 +100,82 @@ class FineTuning:
         ]
 
     def warmup(
-        self, peers: Sequence[Peer], recipe: Recipe, label_loss: LabelLoss
+        self,
+        peers: Sequence[Peer],
+        frozen_teachers: Sequence,
+        recipe: Recipe,
+        label_loss: LabelLoss,
     ) -> Warmup | None:
         """Returns the epochs in which classifiers alone learn, or None without them.
 
         Args:
           peers: all; those from noise wait.
+          frozen_teachers: all; those with a random head learn.
           recipe: of the optimizer.
           label_loss: of the labels.
         """
         learners = {
-            number: peer for number, peer in enumerate(peers) if peer.pretrained
+            f"peer_{k}": peer for k, peer in enumerate(peers) if peer.pretrained
         }
-        if not self.freeze_epochs or not learners:
+        teachers = {
+            f"teacher_{k}": teacher
+            for k, teacher in enumerate(frozen_teachers)
+            if has_random_head(teacher)
+        }
+        if not self.freeze_epochs or not (learners or teachers):
             return None
 
         def forward(images) -> Outputs:
             return [peer(images, training=False) for peer in learners.values()]
 
         def losses(labels, outputs: Outputs) -> tuple[Values, Values]:
-            values, monitors = {}, {}
-            # Frozen teachers, which stand behind the peers, have no part in it.
-            for number, output in zip(learners, outputs, strict=False):
-                values[f"peer_{number}/head"] = label_loss(labels, output.logits)
-                monitors[f"peer_{number}/accuracy"] = top1_correct(
-                    labels, output.logits
-                )
-            return values, monitors
+            logits = {
+                name: output.logits
+                for name, output in zip(learners, outputs, strict=False)
+            }
+            # The teachers' outputs, which come last, are constants.
+            maps = outputs[len(learners) :]
+            logits |= {
+                name: teacher.classify(maps[int(name.rpartition("_")[2])].features)
+                for name, teacher in teachers.items()
+            }
+            return (
+                {
+                    f"{name}/head": label_loss(labels, each)
+                    for name, each in logits.items()
+                },
+                {
+                    f"{name}/accuracy": top1_correct(labels, each)
+                    for name, each in logits.items()
+                },
+            )
 
         objectives = [
-            Objective(f"peer_{number}", "head", peer.head_variables, recipe)
-            for number, peer in learners.items()
+            Objective(name, "head", network.head_variables, recipe)
+            for name, network in (learners | teachers).items()
         ]
         return Warmup(self.freeze_epochs, objectives, [Pass(forward, losses)])
+
+
+def has_random_head(teacher) -> bool:
+    """Returns whether nothing has trained the classifier of a frozen teacher."""
+    return getattr(teacher, "random_head", False)
+
+
+def require_heads(frozen_teachers: Sequence) -> None:
+    """Refuses teachers whose classifier nothing has trained.
+
+    Raises:
+      UserError: there is one.
+    """
+    for teacher in frozen_teachers:
+        if has_random_head(teacher):
+            raise UserError(
+                f"--teacher={teacher.spec} has no classifier for these classes, and "
+                "this method learns from its logits: --freeze_epochs=N trains one on "
+                "its maps before the run, --logit_weight=0 leaves the logits out; or "
+                "train it with --method=independent and give that run directory."
+            )
 
 
 NO_FINE_TUNING = FineTuning()

@@ -7,6 +7,7 @@ from absl import flags
 
 from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.distill import losses
+from afd_tf.distill.fine_tuning import has_random_head
 from afd_tf.distill.labels import Labels
 from afd_tf.distill.method import Method, method_settings_from_flags
 from afd_tf.distill.metrics import Values, top1_correct
@@ -114,6 +115,11 @@ class LogitDistillation(Method):
         self.logit_ramp_epochs = logit_ramp_epochs
         self.teacher_reduction = teacher_reduction
 
+    @property
+    def learns_from_logits(self) -> bool:
+        """Whether the logits of frozen teachers enter a loss."""
+        return self.logit_weight != 0
+
     def extra_losses(self, number: int, outputs: Outputs) -> Values:
         """Returns further losses of peer `number`, weighted, float32 [B] by name."""
         return {}
@@ -140,7 +146,9 @@ class LogitDistillation(Method):
             monitors[f"{peer}/accuracy"] = top1_correct(labels, output.logits)
             monitors |= {f"{peer}/loss_{name}": part for name, part in parts.items()}
         for number, output in enumerate(outputs[len(self.peers) :]):
-            monitors[f"teacher_{number}/accuracy"] = top1_correct(labels, output.logits)
+            if self._head_warmup or not has_random_head(self.frozen_teachers[number]):
+                name = f"teacher_{number}/accuracy"
+                monitors[name] = top1_correct(labels, output.logits)
         return values, monitors
 
     def _divergence_weight(self) -> float | tf.Tensor:

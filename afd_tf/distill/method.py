@@ -11,6 +11,7 @@ from afd_tf.distill.fine_tuning import (
     NO_FINE_TUNING,
     FineTuning,
     fine_tuning_from_flags,
+    require_heads,
 )
 from afd_tf.distill.fitting import EpochMeans, FittedModel
 from afd_tf.distill.label_loss import CROSS_ENTROPY, LabelLoss
@@ -58,9 +59,11 @@ class Method(FittedModel):
       warmup: epochs before the run proper, or None.
       warming_up: whether a step is one of the warm-up.
       losses_exchange: whether the losses of several replicas need each other.
+      learns_from_logits: whether the logits of frozen teachers enter a loss.
     """
 
     losses_exchange = False
+    learns_from_logits = False
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class Method(FittedModel):
 
         Raises:
           UserError: peers with common layers in a method that moves each for itself,
-            or two warm-ups.
+            two warm-ups, or teachers whose logits mean nothing.
         """
         self.epochs, self.steps_per_epoch, self.seed = epochs, steps_per_epoch, seed
         self._prepare_fine_tuning()
@@ -215,6 +218,8 @@ class Method(FittedModel):
     def _prepare_fine_tuning(self) -> None:
         self.fine_tuning.prepare(self.peers)
         if not self.fine_tuning.freeze_epochs:
+            if self.learns_from_logits:
+                require_heads(self.frozen_teachers)
             return
         if self.warmup is not self._head_warmup:
             raise UserError(
@@ -222,7 +227,7 @@ class Method(FittedModel):
                 "something both come before the run: give one of them."
             )
         self.warmup = self._head_warmup = self.fine_tuning.warmup(
-            self.peers, self.recipe, self.label_loss
+            self.peers, self.frozen_teachers, self.recipe, self.label_loss
         )
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[PeerOutput]:

@@ -14,8 +14,9 @@ from afd_tf.models import Peer, PeerOutput
 _TEACHER = flags.DEFINE_list(
     "teacher",
     [],
-    "The trained network that offline methods learn from: a run directory or a "
-    "SavedModel; some methods take several, with commas between them.",
+    "The trained network that offline methods learn from: a run directory, a "
+    "SavedModel, or a pretrained network by a name as in --peers; some methods take "
+    "several, with commas between them.",
 )
 _TEACHER_PEER = flags.DEFINE_string(
     "teacher_peer",

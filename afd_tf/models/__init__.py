@@ -29,8 +29,10 @@ __all__ = [
     "PeerOutput",
     "build_peer",
     "build_peers",
+    "is_network_name",
     "multiply_adds",
     "peers_from_flags",
+    "pretrained_from_flags",
 ]
 
 _PEERS = flags.DEFINE_list(
@@ -111,6 +113,14 @@ PEERS: dict[str, tuple[Callable[..., Peer], tuple[str, ...]]] = {
 }
 
 
+def is_network_name(text: str) -> bool:
+    """Returns whether `build_peer` may know a name, and it is no mere path."""
+    network = parse_network_name(text)
+    return bool(network.kind) or any(
+        re.fullmatch(pattern, network.name) for pattern in PEERS
+    )
+
+
 def build_peer(
     name: str,
     info: DatasetInfo,
@@ -159,8 +169,12 @@ def build_peer(
             peer.spec = name
             peer.pretrained = network.weights is not None
             peer.build_for(info.image_shape)
-            if network.weights and initial_weights:
-                pretrained.load_weights(peer, network.weights)
+            if network.weights:
+                if initial_weights:
+                    pretrained.load_weights(peer, network.weights)
+                peer.pretrained_head = pretrained.weights_have_head(
+                    network.weights, info.num_classes
+                )
             return peer
     known = [name for _, names in PEERS.values() for name in names]
     raise unknown_name("peer", network.name, known)
@@ -214,6 +228,15 @@ def build_peers(
             itertools.takewhile(lambda item: item[0] != branch, first.body.items())
         )
     return [first, *(build(name, shared) for name in names[1:])]
+
+
+def pretrained_from_flags() -> bool:
+    """Returns whether a peer that --peers names may begin with trained weights."""
+    networks = map(parse_network_name, _PEERS.value)
+    # What comes as a file or from a function is asked for because of its weights.
+    return any(
+        each.weights is not None or each.kind not in ("", "keras") for each in networks
+    )
 
 
 def peers_from_flags(info: DatasetInfo, **settings) -> list[Peer]:

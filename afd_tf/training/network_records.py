@@ -11,18 +11,27 @@ from typing import Any
 
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import replacing, writing_to
+from afd_tf.distill.offline_distillation import Teacher
 from afd_tf.models import Peer
 
 _FILE = "networks.json"
 
 
-def keep_networks(run_dir: Path, peers: Sequence[Peer]) -> None:
-    """Writes the records of those peers that have one; the first ones are kept.
+def keep_networks(run_dir: Path, networks: Sequence[Peer | Teacher]) -> None:
+    """Writes the records of those networks that have one; the first ones are kept.
+
+    Args:
+      run_dir: the run directory.
+      networks: peers and frozen teachers.
 
     Raises:
       UserError: no space, or no permission.
     """
-    records = {peer.spec: peer.record for peer in peers if peer.record is not None}
+    records = {
+        network.spec: network.record
+        for network in networks
+        if getattr(network, "record", None) is not None
+    }
     path = Path(run_dir) / _FILE
     if records and not path.exists():
         with writing_to(path.parent), replacing(path) as file:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,8 +14,9 @@ from afd_tf.artifacts import teacher as teacher_lib
 from afd_tf.artifacts.teacher import load_teacher, teachers_from_flags
 from afd_tf.base.errors import UserError
 from afd_tf.distill import methods
-from tests import exports
+from tests import exports, tiny
 from tests.exports import assert_same_logits, logits_of, random_images
+from tests.models import foreign_models
 
 IMAGES = random_images((8, 8, 1), 4)
 
@@ -143,3 +145,71 @@ def test_damaged_saved_model_is_refused(saved_model, digits, tmp_path):
         os.link(saved_model / name, copy / name)
     with pytest.raises(UserError, match=r"cannot read .*variables"):
         load_teacher(str(copy), digits.info)
+
+
+@pytest.fixture(scope="module")
+def saved_classifiers(tmp_path_factory):
+    """Files of one body: with a head for the digits, and with one for 7 classes."""
+    paths = {}
+    for classes in (10, 7):
+        keras.utils.set_random_seed(classes)
+        path = tmp_path_factory.mktemp("models") / f"of_{classes}.keras"
+        foreign_models.classifier((8, 8, 1), classes).save(path)
+        paths[classes] = path
+    return paths
+
+
+def test_a_saved_model_keeps_its_head_and_teaches(saved_classifiers, digits):
+    path = saved_classifiers[10]
+    with flagsaver.as_parsed(method="kd", teacher=f"file:{path}"):
+        (teacher,) = teachers_from_flags(digits.info)
+        method = methods.method_from_flags(
+            [models.build_peer("wrn_10_1", digits.info)], [teacher]
+        )
+    method.compile(epochs=1, steps_per_epoch=1)
+    assert teacher.trainable_variables == []
+    expected = keras.models.load_model(path)(tf.cast(IMAGES, tf.float32))
+    probabilities = tf.nn.softmax(teacher(tf.constant(IMAGES)).logits)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    labels = tf.constant(np.int32([1, 2, 3, 4]))
+    metrics = method.train_step({"image": tf.constant(IMAGES), "label": labels})
+    assert {"teacher_0/accuracy", "peer_0/loss_divergence"} <= metrics.keys()
+
+
+def test_a_teacher_without_these_classes_gives_its_maps(saved_classifiers, digits):
+    name = f"file:{saved_classifiers[7]}"
+    teacher = load_teacher(name, digits.info)
+    assert (teacher.random_head, teacher.trainable_variables) == (True, [])
+    batch = {"image": tf.constant(IMAGES), "label": tf.constant(np.int32([1, 2, 3, 4]))}
+
+    def method_of(**flag_values):
+        student = models.build_peer("wrn_10_1", digits.info)
+        with flagsaver.as_parsed(**flag_values):
+            method = methods.method_from_flags([student], [teacher])
+        method.compile(epochs=1, steps_per_epoch=1)
+        return method
+
+    for flag_values in (
+        {"method": "attention_transfer"},
+        {"method": "afd_offline", "logit_weight": "0"},
+    ):
+        metrics = method_of(**flag_values).train_step(batch)
+        assert all(np.isfinite(value) for value in metrics.values())
+        # Its logits mean nothing.
+        assert "teacher_0/accuracy" not in metrics
+    for flag_values in ({"method": "afd_offline"}, {"method": "meal"}):
+        with pytest.raises(UserError, match="no classifier for these classes") as error:
+            method_of(**flag_values)
+        assert f"--teacher={name}" in str(error.value)
+
+
+def test_a_network_with_random_weights_is_no_teacher(digits):
+    with pytest.raises(UserError, match="resnet8 has random weights"):
+        load_teacher("resnet8", digits.info)
+
+
+def test_published_weights_teach():
+    info = tiny.info((32, 32, 3))
+    teacher = load_teacher("efficientnet_lite0@imagenet", info)
+    assert (teacher.pretrained, teacher.random_head) == (True, True)
+    assert len(teacher.head_variables) == 2

@@ -9,6 +9,7 @@ from afd_tf.distill.fine_tuning import FineTuning, fine_tuning_from_flags
 from afd_tf.distill.methods.dml import MutualLearning
 from afd_tf.distill.methods.fitnets import FitNets
 from afd_tf.distill.methods.independent import Independent
+from afd_tf.distill.methods.kd import KnowledgeDistillation
 from afd_tf.distill.recipes import Recipe
 from tests import tiny
 
@@ -109,6 +110,43 @@ def test_classifiers_come_first():
             np.testing.assert_allclose(variable.value.numpy(), expected, atol=1e-6)
     method.warming_up = False
     assert "peer_1/loss_logit" in method.take_step(batch)
+
+
+def test_the_classifier_of_a_teacher_comes_first():
+    (student,), (teacher,) = tiny.peers("resnet8"), tiny.frozen("resnet8")
+    teacher.random_head = True
+    teacher.classifier.trainable = True
+    method = KnowledgeDistillation(
+        [student], [teacher], recipe=PLAIN, fine_tuning=FineTuning(freeze_epochs=2)
+    )
+    tiny.compiled(method)
+    method.warming_up = True
+    batch = tiny.batch()
+    output = teacher(batch["image"])
+    before = tiny.values(method.variables)
+    metrics = method.take_step(batch)
+    np.testing.assert_allclose(
+        metrics["teacher_0/loss_head"],
+        tiny.cross_entropy(batch["label"], output.logits).mean(),
+        rtol=1e-5,
+    )
+    wrong = (tiny.softmax(output.logits) - np.eye(tiny.CLASSES)[batch["label"]]) / 8
+    pooled = np.mean(output.features, axis=(1, 2))
+    moved_by = {
+        id(teacher.classifier.kernel): -0.1 * pooled.T @ wrong,
+        id(teacher.classifier.bias): -0.1 * wrong.sum(axis=0),
+    }
+    for variable, old in zip(method.variables, before, strict=True):
+        expected = old + moved_by.pop(id(variable), 0)
+        np.testing.assert_allclose(variable.value.numpy(), expected, atol=1e-6)
+    assert not moved_by
+    # Then it is frozen, like the rest of it, and the student learns from it.
+    method.warming_up = False
+    before = tiny.values(teacher.variables)
+    assert {"peer_0/loss_divergence", "teacher_0/accuracy"} <= method.take_step(
+        batch
+    ).keys()
+    assert all(map(np.array_equal, tiny.values(teacher.variables), before))
 
 
 def test_peers_from_noise_have_nothing_to_freeze():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from absl.testing import flagsaver
 
 from afd_tf.base.errors import UserError
@@ -128,3 +129,22 @@ def test_the_recipe_is_the_papers_by_default():
     assert (method.temperature, method.logit_weight) == (3.0, 1.0)
     assert method.adversarial_weight == 1.0
     assert method.update_order == "simultaneous"
+
+
+@pytest.mark.parametrize(
+    ("names", "decay"),
+    [
+        ("resnet8,keras:MobileNetV3Small", 0.1),
+        ("resnet8,efficientnet_lite0@imagenet", 0.0),
+        ("file:mine.keras,resnet8", 0.0),
+    ],
+)
+def test_the_adam_does_not_decay_pretrained_peers_by_default(names, decay):
+    for given, expected in (({}, decay), ({"afd_weight_decay": "0.3"}, 0.3)):
+        with flagsaver.as_parsed(method="afd", peers=names, **given):
+            methods.set_method_defaults()
+            assert flags.FLAGS.afd_weight_decay == expected
+    peers = tiny.peers("resnet8", "resnet8")
+    peers[1].pretrained = decay == 0
+    method = AdversarialFeatureDistillation(peers)
+    assert method.adversarial_recipe.decay == decay

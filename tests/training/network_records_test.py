@@ -4,8 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+from afd_tf.artifacts.teacher import load_teacher
 from afd_tf.base.errors import UserError
+from afd_tf.distill.fine_tuning import FineTuning
 from afd_tf.distill.methods.independent import Independent
+from afd_tf.distill.methods.kd import KnowledgeDistillation
 from afd_tf.models import build_peers
 from afd_tf.training.checkpoints import Checkpoints, load_peers
 from afd_tf.training.network_records import (
@@ -42,6 +45,32 @@ def test_a_run_outlives_the_file_of_its_peer(tmp_path):
     loaded, _ = load_peers(run_dir)
     for one, expected in zip(loaded, peers, strict=True):
         np.testing.assert_array_equal(one(images).logits, expected(images).logits)
+
+
+def test_a_run_outlives_the_file_of_its_teacher(tmp_path):
+    path, run_dir = tmp_path / "mine.keras", tmp_path / "run"
+    foreign_models.classifier((16, 16, 3), tiny.CLASSES + 2).save(path)
+
+    def method_of(**settings):
+        (student,) = tiny.peers("resnet8")
+        teacher = load_teacher(f"file:{path}", INFO, **settings)
+        method = KnowledgeDistillation(
+            [student], [teacher], fine_tuning=FineTuning(freeze_epochs=2)
+        )
+        method.compile(epochs=1, steps_per_epoch=1)
+        return method, teacher
+
+    method, teacher = method_of(**building_settings(run_dir))
+    # As its epochs before the run leave it.
+    for variable in teacher.head_variables:
+        variable.assign_add(np.random.default_rng(0).random(variable.shape))
+    keep_networks(run_dir, [*method.peers, teacher])
+    Checkpoints(run_dir, method).save({"step": 1})
+    path.unlink()
+    again, restored = method_of(**building_settings(run_dir))
+    Checkpoints(run_dir, again).restore()
+    images = exports.random_images((16, 16, 3), 2)
+    np.testing.assert_array_equal(restored(images).logits, teacher(images).logits)
 
 
 def test_no_file_is_written_for_peers_with_a_name(tmp_path):

@@ -26,7 +26,7 @@ from afd_tf.distill.methods import (
 )
 from afd_tf.distill.offline_distillation import Teacher
 from afd_tf.distill.recipes import set_optimizer_defaults
-from afd_tf.models import Peer
+from afd_tf.models import Peer, pretrained_from_flags
 
 __all__ = [
     "METHODS",
@@ -198,13 +198,18 @@ def build_method(
 
 
 def set_method_defaults() -> MethodEntry:
-    """Gives flags the defaults of --method and --optimizer; returns the method's entry.
+    """Gives flags the defaults of --method, --optimizer and --peers.
+
+    Returns:
+      the method's entry.
 
     Raises:
-      UserError: an unknown method or optimizer.
+      UserError: an unknown method or optimizer, or a name of a peer that is none.
     """
     set_optimizer_defaults()
     entry = _entry(_METHOD.value)
+    if pretrained_from_flags():
+        flags.FLAGS.set_default("afd_weight_decay", afd.PRETRAINED_RECIPE.decay)
     for name, value in {**entry.defaults, **entry.peer_defaults}.items():
         # Leaves alone what the command line has set.
         flags.FLAGS.set_default(name, value)

@@ -44,7 +44,11 @@ _LEARNING_RATE = flags.DEFINE_float(
     lower_bound=0,
 )
 _WEIGHT_DECAY = flags.DEFINE_float(
-    "afd_weight_decay", 0.1, "L2 factor of both Adam optimizers of afd.", lower_bound=0
+    "afd_weight_decay",
+    0.1,
+    "L2 factor of both Adam optimizers of afd. The default beside pretrained peers is "
+    "0, as 0.1 undoes their weights in a long run.",
+    lower_bound=0,
 )
 _DROPS = flags.DEFINE_list(
     "afd_learning_rate_drops",
@@ -54,6 +58,7 @@ _DROPS = flags.DEFINE_list(
 
 # Recalled, not confirmed, as the paper's.
 ADAM_RECIPE = Recipe("adam", learning_rate=2e-5, decay=0.1, drops=(0.25, 0.5))
+PRETRAINED_RECIPE = dataclasses.replace(ADAM_RECIPE, decay=0.0)
 
 
 class ShownMap(NamedTuple):
@@ -127,7 +132,8 @@ class AdversarialFeatureDistillation(LogitDistillation):
         other: their maps are real. A frozen teacher has no transfer layer, the
         peers' lead to its channels.
       adversarial_weight: of L_G; 0 leaves the logit loss alone.
-      adversarial_recipe: of L_D and of L_G, an Adam for each.
+      adversarial_recipe: of L_D and of L_G, an Adam for each. None is `ADAM_RECIPE`,
+        without its decay if a peer is pretrained (results/pretrained_decay.json).
       update_order: "simultaneous", one forward pass for all losses, or "sequential",
         one for the logits and then one for the maps.
       **kwargs: of `LogitDistillation`.
@@ -145,7 +151,7 @@ class AdversarialFeatureDistillation(LogitDistillation):
         topology: str = "cyclic",
         frozen_teachers: Sequence[Teacher] = (),
         adversarial_weight: float = 1.0,
-        adversarial_recipe: Recipe = ADAM_RECIPE,
+        adversarial_recipe: Recipe | None = None,
         update_order: str = "simultaneous",
         **kwargs,
     ):
@@ -156,6 +162,9 @@ class AdversarialFeatureDistillation(LogitDistillation):
             who = teachers(topology, len(peers))
         super().__init__(peers, teachers=who, frozen_teachers=frozen_teachers, **kwargs)
         self.adversarial_weight = adversarial_weight
+        if adversarial_recipe is None:
+            pretrained = any(peer.pretrained for peer in peers)
+            adversarial_recipe = PRETRAINED_RECIPE if pretrained else ADAM_RECIPE
         self.adversarial_recipe = adversarial_recipe
         self.update_order = update_order
         self.transfer_layers, self.discriminators = [], []

@@ -181,8 +181,13 @@ class MultiModelEnsemble(LogitDistillation):
                 discriminator(tf.zeros([1, self.widths[name]]))
             self.discriminators.append(by_level)
 
+    # Their logits are a level.
+    learns_from_logits = True
+
     def teacher_outputs(self, images: tf.Tensor) -> Outputs:
         """Returns the one output of this step's teacher; its taps are the levels."""
+        if self.warming_up:
+            return super().teacher_outputs(images)
         step = tf.cast(self.objectives[0].optimizer.iterations, tf.int32)
         choice = tf.random.stateless_uniform(
             [], [self.seed, step], 0, len(self.frozen_teachers), tf.int32
