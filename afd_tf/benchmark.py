@@ -9,7 +9,8 @@ r"""Speed and cost of training and of exported networks, as ratios measured in o
     python -m afd_tf.benchmark communication --peers=resnet20,resnet20 \
         --dataset=cifar100 --data_dir=DIR [--methods=afd,dml]
     python -m afd_tf.benchmark input --dataset=folder:PATH --image_size=224
-    python -m afd_tf.benchmark artifacts --artifact=savedmodels/x/1
+    python -m afd_tf.benchmark artifacts --artifact=savedmodels/x/1 \
+        [--artifact_batch_size=8]
 
 `step`, which is also run if no subcommand is given, compares the training step of
 `afd_tf.train`, with its input pipeline and its metrics, with a bare loop: the same
@@ -32,9 +33,10 @@ Nothing else should use the loopback interface meanwhile.
 tensorflow-datasets set, beside a plain `tf.data` pipeline of the same mathematics and,
 where torchvision is installed, beside its ImageFolder with as many workers as cores.
 
-`artifacts` measures each format of --artifact at inference, one image at a time on the
-CPU: size, loading time, latency and memory. OpenVINO and ONNX Runtime are measured as
-well where they are installed.
+`artifacts` measures each format of --artifact at inference on the CPU, one image at a
+time or in batches: size, loading time, latency, images per second and memory. OpenVINO
+and ONNX Runtime are measured as well where they are installed. A .tflite file that was
+made for another batch is left out, and the table says so.
 
 All but `step` and `input` print a Markdown table on stderr. The last line on stdout is
 one JSON object.
@@ -75,7 +77,7 @@ _STEPS = flags.DEFINE_integer(
     "steps",
     None,
     "Number of training steps in a round (default: 10), for input of batches (default: "
-    "20) or, for artifacts, of images (default: 100).",
+    "20) or, for artifacts, of calls (default: about 100 images, 10 calls at least).",
     lower_bound=1,
 )
 _METHODS = flags.DEFINE_list(
@@ -100,7 +102,6 @@ _SETTINGS = flags.DEFINE_list(
 
 _TRAINING_STEPS = 10
 _BATCHES = 20
-_IMAGES = 100
 
 _PLAIN = "plain"
 
@@ -160,10 +161,9 @@ def measure_input() -> dict:
 
 def measure_artifacts() -> dict:
     """Measures the cost of inference with each format of an artifact."""
-    length = {"rounds": _ROUNDS.value, "steps": _STEPS.value or _IMAGES}
-    result = inference_cost.measure_artifacts(**length)
-    say(inference_cost.artifact_table(result["reference"], result["measured"]))
-    return {**length, **result}
+    result = inference_cost.measure_artifacts(_ROUNDS.value, _STEPS.value)
+    say(inference_cost.artifact_table(result))
+    return result
 
 
 def _training_length() -> dict[str, int]:

@@ -22,15 +22,14 @@ from afd_tf.base.files import check_writable, write_together
 from afd_tf.base.json_text import json_text, print_json
 from afd_tf.base.paths import expanded
 
-prepare_environment()
+# Files for phones, ONNX Runtime and OpenVINO do without it, and begin sooner.
+prepare_environment(tensorflow=False)
 
 from absl import flags
 
 from afd_tf import data
-from afd_tf.analysis import figures
 from afd_tf.analysis.confusion import Confusion
 from afd_tf.artifacts import classifier, evaluation
-from afd_tf.training import run_directory
 
 _SPLIT = "test"
 # The most classes whose confusion matrix stands in the line on stdout, of which a
@@ -62,9 +61,7 @@ def main(argv: list[str]) -> None:
     loaded = classifier.load_classifier_from_flags()
     if confusion_file or figure_file:
         check_number_of_classes(loaded.info.num_classes)
-    dataset = data.from_flags_of_run(
-        loaded.info, loaded.run_flags, run_directory.read_record(loaded.path)
-    )
+    dataset = dataset_of(loaded)
     predictions = evaluation.predict_split(loaded, dataset, _SPLIT)
     *peers, ensemble = (
         Confusion(predictions.labels, predicted, loaded.info.num_classes)
@@ -102,6 +99,22 @@ def main(argv: list[str]) -> None:
     if loaded.format == "checkpoint":
         result |= of_run([each.name for each in loaded.networks], peers, ensemble)
     print_json({**result, "files": [str(path) for path in contents]})
+
+
+def dataset_of(loaded: classifier.Classifier) -> evaluation.Evaluated:
+    """Opens the data set that the flags name, or else the one it was trained on.
+
+    Raises:
+      UserError: the data set is not available, or has other classes or images.
+    """
+    if not loaded.needs_tensorflow:
+        return data.arrays_from_flags_of_run(loaded.info, loaded.run_flags)
+    recorded = None
+    if loaded.format == "checkpoint":
+        from afd_tf.training.run_directory import read_record
+
+        recorded = read_record(loaded.path)
+    return data.from_flags_of_run(loaded.info, loaded.run_flags, recorded)
 
 
 def file_from_flag(flag: flags.FlagHolder, suffix: str) -> Path | None:
@@ -224,6 +237,9 @@ def of_run(
 
 def draw(name: str, network: Confusion, class_names: Sequence[str]) -> bytes:
     """Returns the content of --figure."""
+    # Matplotlib, which nothing else here needs.
+    from afd_tf.analysis import figures
+
     title = (
         f"{name}, {len(network.labels):,} {_SPLIT} images: accuracy "
         f"{network.accuracy:.2%}, balanced {network.balanced_accuracy:.2%}"

@@ -2,11 +2,11 @@
 
 python results/pretrained_decay.py PHOTOS > results/pretrained_decay.json
 
-PHOTOS holds ImageNet photos and `expected.json`, a list of {"file", "label"}. The Adam of
-EfficientNet-Lite0's feature maps takes the steps of runs of several lengths with a
-gradient of zero, as `--afd_decay_only` does: what moves is the coupled decay's. Then the
-photos' top-1 accuracy is that of the moved weights, with the statistics that came with
-the weights and with those of the photos themselves.
+PHOTOS holds ImageNet photos and `expected.json`, a list of {"file", "label"}. The Adam
+of EfficientNet-Lite0's feature maps takes the steps of runs of several lengths with a
+gradient of zero, as `--afd_decay_only` does: what moves is the coupled decay's. Then
+the photos' top-1 accuracy is that of the moved weights, with the statistics that came
+with the weights and with those of the photos themselves.
 """
 
 import json

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +253,61 @@ def test_artifact_must_be_given(extra, message):
         left = flags.FLAGS(["evaluate", *extra])
         with pytest.raises(UserError, match=message):
             evaluate.main(left)
+
+
+# Runs evaluate for each line of the standard input, and looks for what was imported.
+WITHOUT = """
+import sys
+from absl import flags
+from absl.testing import flagsaver
+from afd_tf import evaluate
+for line in sys.stdin:
+    with flagsaver.flagsaver():
+        flags.FLAGS(["evaluate", *line.split()])
+        evaluate.main(["evaluate"])
+heavy = {"tensorflow", "keras", "tensorboard", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture
+def digit_files(digits, tmp_path):
+    """A folder of some digits as PNG files, a table of them, and how many are tests."""
+    rows, counts = ["image,label,split"], {"train": 60, "test": 80}
+    for split, count in counts.items():
+        images, labels = next(digits.numpy_batches(split, batch_size=count))
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = tmp_path / "files" / split / str(label) / f"{number:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(path)
+            rows.append(f"files/{split}/{label}/{number:04}.png,{label},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    return f"folder:{tmp_path}/files", f"csv:{tmp_path}/table.csv", counts["test"]
+
+
+def test_files_are_measured_without_tensorflow(deployed, batch, digit_files):
+    _, _, directory = deployed
+    *names, count = digit_files
+    runs = [
+        *((name, "digits", 360) for name in ("model.tflite", "model_int8.tflite")),
+        *(("model.onnx", name, count) for name in names),
+        *((name, "digits", 360) for name in ("model.xml", "model_int8.xml")),
+    ]
+    lines = [f"--artifact={directory / run[0]} --dataset={run[1]}" for run in runs]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    for (name, dataset, size), found in zip(runs, answers, strict=True):
+        # As TensorFlow reads the images.
+        images, labels = batch["image"][:size], batch["label"][:size]
+        predicted = load_classifier(directory / name).logits(images).argmax(axis=-1)
+        assert found["dataset"] == dataset
+        assert found["examples"] == size
+        expected = rates(labels, predicted)
+        assert {key: found[key] for key in expected} == expected

@@ -59,9 +59,13 @@ def test_no_run_directory_is_one_line():
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [([], "--run_dir=runs/digits"), (["--run_dir=x", "y"], "'y' is not a flag")],
+    [
+        ([], "--run_dir and --artifact are not given.*--run_dir=runs/digits"),
+        (["--run_dir=x", "--artifact=y"], "are both given"),
+        (["--run_dir=x", "y"], "'y' is not a flag"),
+    ],
 )
-def test_run_dir_must_be_given(extra, message):
+def test_run_dir_or_artifact_must_be_given(extra, message):
     with flagsaver.flagsaver():
         left = flags.FLAGS(["export", *extra])
         with pytest.raises(UserError, match=message):

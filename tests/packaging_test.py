@@ -115,7 +115,7 @@ def test_the_wheel_needs_what_the_requirements_say(wheel):
     included = [line.removeprefix("-r requirements") for line in lines("-dev")]
     included = [name.removesuffix(".txt") for name in included]
     assert included[0] == ""
-    single = ("serving", "onnx", "pretrained", "hub")
+    single = ("serving", "onnx", "openvino", "pretrained", "hub")
     extras = {**{name: [f"-{name}"] for name in single}, "dev": included[1:]}
     expected = {canonical(line) for line in lines("")}
     for extra, names in extras.items():

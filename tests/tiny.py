@@ -55,7 +55,7 @@ class SmallPeer(Peer):
 
     Args:
       filters: of each stage.
-      strides: likewise.
+      strides: of each stage.
       **kwargs: see `Peer`.
     """
 

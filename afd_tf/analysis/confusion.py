@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afd_tf.distill.metrics import balanced_accuracy
+from afd_tf.distill.balanced_accuracy import balanced_accuracy
 
 
 class ConfusedPair(NamedTuple):

@@ -4,15 +4,17 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from afd_tf.analysis.grad_cam import GradCam
 from afd_tf.base.console import one_line
+
+if TYPE_CHECKING:
+    from afd_tf.analysis.grad_cam import GradCam
 
 _DOTS_PER_INCH = 150
 # Sizes in inches: side of an image, gap, height of a line, width of a letter.
@@ -150,7 +152,7 @@ def grad_cam_figure(
     *,
     titles: Sequence[str],
     labels: Sequence[int] | None,
-    results: Mapping[str, GradCam],
+    results: Mapping[str, "GradCam"],
     class_names: Sequence[str],
     explained: str,
 ) -> Figure:

@@ -108,13 +108,9 @@ def predict_test_images(run: FinishedRun) -> RunPredictions:
     sampler = grad_cam.ImageSampler({None: _EXPLAINED}, run.seed)
     labels = []
     with progress(str(run.directory), dataset.info.examples[SPLIT]) as bar:
-        batches = dataset.evaluation_batches(
+        for shown, true in dataset.numpy_batches(
             SPLIT, batch_size=dataset.info.evaluation_batch
-        )
-        for batch in batches.as_numpy_iterator():
-            # Without the images that fill up the last batch.
-            real = batch["weight"] > 0
-            shown, true = batch["image"][real], batch["label"][real]
+        ):
             sampler.update(shown, true)
             probabilities = [
                 softmax(np.float64(network.logits(shown))) for network in networks

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afd_tf import data
-from afd_tf.data.sampling import stratified_choice
+from afd_tf.data.stratification import stratified_choice
 
 # Fixed, so that the same run always gives the same files.
 _SEED = 0
@@ -37,10 +37,7 @@ def calibration_images(dataset: data.Dataset, count: int) -> Calibration:
     """
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        split = dataset.evaluation_batches("train", batch_size=_READ_BATCH)
-        for batch in split.as_numpy_iterator():
-            real = batch["weight"] > 0
-            yield batch["image"][real], batch["label"][real]
+        return dataset.numpy_batches("train", batch_size=_READ_BATCH)
 
     labels = np.concatenate([labels for _, labels in batches()])
     count = min(count, len(labels))

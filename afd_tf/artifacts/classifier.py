@@ -17,6 +17,7 @@ from absl import flags
 from afd_tf.artifacts import interpreters, keras_file, onnx_file, openvino_file
 from afd_tf.artifacts.diagnosis import found_at
 from afd_tf.artifacts.manifest import (
+    FORMATS,
     MANIFEST,
     ManifestError,
     check_file,
@@ -81,6 +82,11 @@ class Classifier:
         return self.networks[self.chosen].name
 
     @property
+    def needs_tensorflow(self) -> bool:
+        """Whether TensorFlow runs it; then it is imported already."""
+        return self.format not in FORMATS or FORMATS[self.format].needs_tensorflow
+
+    @property
     def description(self) -> str:
         """Name and format, for messages."""
         return f"{self.name} ({self.format})"
@@ -138,6 +144,11 @@ class Classifier:
           UserError: the images have another shape or another dtype.
         """
         return softmax(np.float64(self.logits(images))).astype(np.float32)
+
+
+def artifact_is_given() -> bool:
+    """Returns whether --artifact is given."""
+    return _ARTIFACT.value is not None
 
 
 def artifact_from_flags() -> Path:

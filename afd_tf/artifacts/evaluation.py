@@ -2,17 +2,32 @@
 
 import collections
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from afd_tf import data
 from afd_tf.artifacts.classifier import Classifier
 from afd_tf.artifacts.networks import ClassifierNetwork, softmax
 from afd_tf.base.console import progress
+from afd_tf.data.dataset_info import DatasetInfo
 
 # The most frequent mistakes that are named.
 _NAMED = 10
+
+
+class Evaluated(Protocol):
+    """A data set to measure with: a `Dataset`, or without TensorFlow an `ArrayDataset`.
+
+    Attributes:
+      info: of the data set.
+    """
+
+    info: DatasetInfo
+
+    def numpy_batches(
+        self, split: str, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields images, uint8 [B, h, w, c], and their labels, int32 [B], each once."""
 
 
 class Predictions(NamedTuple):
@@ -30,7 +45,7 @@ class Predictions(NamedTuple):
 
 
 def predict_split(
-    classifier: Classifier, dataset: data.Dataset, split: str = "test"
+    classifier: Classifier, dataset: Evaluated, split: str = "test"
 ) -> Predictions:
     """Classifies each image of a split once, with each network of a classifier.
 
@@ -54,7 +69,7 @@ def predict_split(
 
 
 def compare_networks(
-    networks: Sequence[ClassifierNetwork], dataset: data.Dataset, split: str = "test"
+    networks: Sequence[ClassifierNetwork], dataset: Evaluated, split: str = "test"
 ) -> list[dict]:
     """Measures networks on the same images, and their differences from the first.
 
@@ -119,18 +134,13 @@ def compare_networks(
 
 def _labels_and_logits(
     networks: Sequence[ClassifierNetwork],
-    dataset: data.Dataset,
+    dataset: Evaluated,
     split: str,
     description: str,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields labels [B] and logits [networks, B, classes], each image once."""
-    batches = dataset.evaluation_batches(
-        split, batch_size=dataset.info.evaluation_batch
-    )
+    batches = dataset.numpy_batches(split, batch_size=dataset.info.evaluation_batch)
     with progress(description, dataset.info.examples[split]) as bar:
-        for batch in batches.as_numpy_iterator():
-            # Without the images that fill up the last batch.
-            real = batch["weight"] > 0
-            images, labels = batch["image"][real], batch["label"][real]
+        for images, labels in batches:
             yield labels, np.stack([each.logits(images) for each in networks])
             bar.update(len(labels))

@@ -13,6 +13,7 @@
     model.keras                  for any number of images, in plain Keras
     model.onnx                   for any number of images, as ONNX
     model.xml, model.bin         for any number of images, of OpenVINO
+    model_int8.xml, .bin         the same with int8 weights and activations
     manifest.json                name, data set, origin, and accuracy of each format
     README.md                    the same for people: a model card
 
@@ -22,14 +23,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 from absl import flags
 
 from afd_tf import data
 from afd_tf.artifacts.calibration import calibration_images
-from afd_tf.artifacts.classifier import load_classifier, top_k_from_flags
-from afd_tf.artifacts.evaluation import compare_networks
+from afd_tf.artifacts.classifier import top_k_from_flags
+from afd_tf.artifacts.exported_peer import load_exported_peer
 from afd_tf.artifacts.manifest import (
     FORMATS,
     check_formats,
@@ -37,13 +39,12 @@ from afd_tf.artifacts.manifest import (
     file_entries,
     write_manifest,
 )
+from afd_tf.artifacts.measurement import drop_inaccurate_formats, measure_formats
 from afd_tf.artifacts.model_card import CARD, model_card
 from afd_tf.artifacts.origin import initial_manifest
 from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
-from afd_tf.artifacts.peer_network import peer_network
 from afd_tf.artifacts.versions import rename_to_next_version, unfinished_version
 from afd_tf.artifacts.writers import Choices, is_calibrated, write_formats
-from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
 from afd_tf.base.files import check_writable, writing_to
 from afd_tf.base.paths import expanded
@@ -76,9 +77,9 @@ _FORMATS = flags.DEFINE_list(
 _CALIBRATION_EXAMPLES = flags.DEFINE_integer(
     "calibration_examples",
     500,
-    "Training images, each class in proportion, with which --formats=tflite_dynamic "
-    "and tflite_int8 correct the means of their maps; tflite_int8 takes the range of "
-    "every activation from them as well.",
+    "Training images, each class in proportion, with which --formats=tflite_dynamic, "
+    "tflite_int8 and openvino_int8 correct the means of their maps; the int8 formats "
+    "take the range of every activation from them as well.",
     lower_bound=1,
 )
 _MAX_ACCURACY_DROP = flags.DEFINE_float(
@@ -159,19 +160,53 @@ def export_from_flags(run_dir: Path, dataset: data.Dataset | None = None) -> dic
         keras.config.set_dtype_policy(policy)
     peer = peers[chosen_peer_from_flags(peers)]
     run_flags = read_flags(run_dir)
-    return export(
+    return _export_from_flags(
         peer,
         dataset or data.from_flags_of_run(info, run_flags, read_record(run_dir)),
+        info=info,
+        run_flags=run_flags,
+    )
+
+
+def export_again_from_flags(path: Path) -> dict:
+    """Exports the network of an earlier version, in the formats that the flags choose.
+
+    Args:
+      path: the directory of the version, with its SavedModel.
+
+    Returns:
+      see `export`.
+
+    Raises:
+      UserError: see `load_exported_peer` and `export`.
+    """
+    check_export_from_flags()
+    peer, info, earlier = load_exported_peer(path)
+    return _export_from_flags(
+        peer,
+        data.from_flags_of_run(info, earlier["flags"]),
+        info=info,
+        run_flags=earlier["flags"],
+        earlier=earlier,
+    )
+
+
+def _export_from_flags(
+    peer: Peer, dataset: data.Dataset, *, info: DatasetInfo, **origin
+) -> dict:
+    return export(
+        peer,
+        dataset,
         _EXPORT_DIR.value or _default_export_dir(peer, info),
         formats=_FORMATS.value,
         info=info,
-        run_flags=run_flags,
         top_k=top_k_from_flags(),
         calibration_examples=_CALIBRATION_EXAMPLES.value,
         max_accuracy_drop=_MAX_ACCURACY_DROP.value,
         tflite_batch_size=_TFLITE_BATCH_SIZE.value,
         tflite_logits=_TFLITE_LOGITS.value,
         model_license=_MODEL_LICENSE.value,
+        **origin,
     )
 
 
@@ -197,6 +232,7 @@ def export(
     tflite_batch_size: int = 1,
     tflite_logits: bool = False,
     model_license: str | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict:
     """Writes a peer as the next version, and measures each file that was written.
 
@@ -223,6 +259,8 @@ def export(
       tflite_batch_size: images that a .tflite file takes at a time.
       tflite_logits: whether .tflite files give logits beside probabilities.
       model_license: of the network, for the files to state it.
+      earlier: the manifest of the version that the weights were taken from, if they
+        were; its license holds where none is given.
 
     Returns:
       {"directory": path of the version, "name", "dataset", "formats", "files"}; the
@@ -247,12 +285,12 @@ def export(
         tflite_batch_size=tflite_batch_size,
         tflite_logits=tflite_logits,
     )
-    manifest = initial_manifest(peer, info, run_flags or {}, model_license)
+    manifest = initial_manifest(peer, info, run_flags or {}, model_license, earlier)
     with unfinished_version(export_dir) as work:
         with writing_to(export_dir):
             write_formats(peer, info, work, manifest, choices)
-        _measure_formats(peer, dataset, work, manifest)
-        _drop_inaccurate_formats(manifest, work, max_accuracy_drop)
+        measure_formats(peer, dataset, work, manifest)
+        drop_inaccurate_formats(manifest, work, max_accuracy_drop)
         with writing_to(export_dir):
             (work / CARD).write_text(model_card(manifest), "utf-8")
             manifest["files"][CARD] = file_entries(work)[CARD]
@@ -265,59 +303,3 @@ def export(
         "formats": manifest["formats"],
         "files": manifest["files"],
     }
-
-
-def _measure_formats(
-    peer: Peer, dataset: data.Dataset, directory: Path, manifest: dict
-) -> None:
-    """Adds the accuracy of the peer and of each format to the manifest."""
-    formats = manifest["formats"]
-    networks = [peer_network(peer, dataset.info.image_shape)]
-    for name in formats:
-        networks += load_classifier(directory / FORMATS[name].path).networks
-    measured_on = f"{dataset.info.name} test"
-    own, *others = compare_networks(networks, dataset)
-    # Of itself, it differs in nothing.
-    del own["agreement"], own["probability_difference"]
-    manifest["checkpoint"] = own | {"measured_on": measured_on}
-    for name, measured in zip(formats, others, strict=True):
-        formats[name] |= measured | {"measured_on": measured_on}
-
-
-def _drop_inaccurate_formats(
-    manifest: dict, directory: Path, max_accuracy_drop: float
-) -> None:
-    """Removes the quantized formats that lose too much accuracy.
-
-    Raises:
-      UserError: none is left.
-    """
-    formats = manifest["formats"]
-    accuracy = manifest["checkpoint"]["accuracy"]
-    reasons = {}
-    for name, entry in formats.items():
-        drop = accuracy - entry["accuracy"]
-        # Fractions of whole images: 0.975 - 0.965 is a little more than 0.01.
-        if FORMATS[name].quantization != "none" and drop > max_accuracy_drop + 1e-9:
-            reasons[name] = (
-                f"{name} loses {100 * drop:.2f} points of the checkpoint's accuracy "
-                f"({entry['accuracy']:.4f} against {accuracy:.4f}), more than "
-                f"--max_accuracy_drop={max_accuracy_drop:g} allows"
-            )
-    if len(reasons) == len(formats):
-        raise UserError(
-            f"nothing was exported: {'; '.join(reasons.values())}. Allow more, give "
-            "more --calibration_examples, or another of --formats."
-        )
-    for name, reason in reasons.items():
-        say(f"{reason}: it was left out.")
-        for path in formats[name]["files"]:
-            (directory / path).unlink()
-            del manifest["files"][path]
-        kept = ("accuracy", "examples", "measured_on", "agreement")
-        kept += ("probability_difference",)
-        formats[name] = {
-            "refused": True,
-            "reason": reason,
-            **{key: formats[name][key] for key in kept},
-        }

@@ -35,8 +35,20 @@ def read(path: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
     return description, Interpreters(content).logits
 
 
+def batch_size_of(path: Path) -> int:
+    """Returns how many images a .tflite file takes at a time.
+
+    Args:
+      path: a file that `read` can read.
+    """
+    return Interpreters(read_bytes(path)).batch_size
+
+
 class Interpreters:
     """Interpreters of one .tflite file, one for each processor.
+
+    Attributes:
+      batch_size: the images that the file takes at a time.
 
     Args:
       content: of the file.
@@ -49,14 +61,14 @@ class Interpreters:
         self._content = content
         self._signatures = [self._new_signature()]
         details = self._signatures[0].get_input_details()["image"]
-        self._batch_size = int(details["shape"][0])
+        self.batch_size = int(details["shape"][0])
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns float32 [B, classes] for uint8 [B, h, w, c], B of at least 1.
 
         They are up to a constant for each image; see `networks.logits_of`.
         """
-        size = self._batch_size
+        size = self.batch_size
         batches = [images[n : n + size] for n in range(0, len(images), size)]
         workers = min(os.cpu_count() or 1, _MAX_INTERPRETERS, len(batches))
         while len(self._signatures) < workers:

@@ -36,6 +36,7 @@ class Format(NamedTuple):
       packages: the packages that writing and measuring it needs besides TensorFlow, by
         the module that is imported.
       kind: of the file, which says what writes it.
+      extra: the extra of this project that brings the packages, if one does.
     """
 
     path: str
@@ -43,6 +44,12 @@ class Format(NamedTuple):
     quantization: str = "none"
     packages: Mapping[str, str] = MappingProxyType({"ai_edge_litert": "ai-edge-litert"})
     kind: str = "tflite"
+    extra: str | None = None
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether TensorFlow runs it."""
+        return self.kind in ("saved_model", "keras")
 
 
 FORMATS = {
@@ -57,9 +64,22 @@ FORMATS = {
         batch_size=None,
         packages={"tf2onnx": "tf2onnx", "onnxruntime": "onnxruntime"},
         kind="onnx",
+        extra="onnx",
     ),
     "openvino": Format(
-        "model.xml", batch_size=None, packages={"openvino": "openvino"}, kind="openvino"
+        "model.xml",
+        batch_size=None,
+        packages={"openvino": "openvino"},
+        kind="openvino",
+        extra="openvino",
+    ),
+    "openvino_int8": Format(
+        "model_int8.xml",
+        batch_size=None,
+        quantization="int8",
+        packages={"openvino": "openvino", "nncf": "nncf"},
+        kind="openvino",
+        extra="openvino",
     ),
 }
 
@@ -91,11 +111,14 @@ def check_packages(formats: Sequence[str]) -> None:
       UserError: there is one.
     """
     for name in formats:
+        extra = FORMATS[name].extra
         for module, package in FORMATS[name].packages.items():
             if importlib.util.find_spec(module) is None:
+                wanted = f"-r requirements-{extra}.txt" if extra else package
+                also = f" (the extra {extra} of afd_tf)" if extra else ""
                 raise UserError(
                     f"--formats={name} needs the package {package}, which is not "
-                    f"installed: `pip install {package}`, or leave {name} out."
+                    f"installed: `pip install {wanted}`{also}, or leave {name} out."
                 )
 
 

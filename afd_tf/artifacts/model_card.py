@@ -190,16 +190,24 @@ def _limits(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _training(manifest: Mapping[str, Any]) -> list[str]:
-    versions = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
-    commit = f", commit {manifest['commit']}" if manifest["commit"] else ""
-    lines = ["## Training", "", f"{versions}{commit}. The flags of the run:", ""]
+    lines = ["## Training", "", f"Exported with {_versions(manifest)}."]
+    if "earlier" in manifest:
+        earlier = _versions(manifest["earlier"])
+        lines[-1] += f" The weights are those of an earlier export, with {earlier}."
     given = {
         name: dataset_title(text) if name == "dataset" else text
         for name, text in manifest["flags"].items()
     }
     if not given:
-        return [*lines[:2], f"{versions}{commit}."]
-    return [*lines, "```", *(f"--{k}={one_line(v)}" for k, v in given.items()), "```"]
+        return lines
+    flags = [f"--{name}={one_line(text)}" for name, text in given.items()]
+    return [*lines, "", "The flags of the run:", "", "```", *flags, "```"]
+
+
+def _versions(entry: Mapping[str, Any]) -> str:
+    """Returns the versions and the commit that an export notes, for a sentence."""
+    versions = ", ".join(f"{name} {text}" for name, text in entry["versions"].items())
+    return versions + (f", commit {entry['commit']}" if entry["commit"] else "")
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """The part of a manifest that says what a network is and where it comes from."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,12 +14,15 @@ from afd_tf.models import Peer
 from afd_tf.models.cost import multiply_adds
 from afd_tf.training.run_directory import commit
 
+_EARLIER = ("versions", "commit")
+
 
 def initial_manifest(
     peer: Peer,
     info: DatasetInfo,
     run_flags: Mapping[str, str],
     model_license: str | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict:
     """Returns the part of a manifest that is known before anything is written.
 
@@ -30,15 +34,17 @@ def initial_manifest(
       info: the data set that it was trained on.
       run_flags: the flags of its run, as text by name.
       model_license: of the network, as its owner states it.
+      earlier: see `exporter.export`.
     """
     left_out = operational_names()
     pixels = peer.normalization
     # Of a network that takes the channels in reverse, in the order of the image's.
     order = slice(None, None, -1 if pixels.reverse else 1)
+    earlier = earlier or {}
     return {
         "name": peer.name,
         "method": run_flags.get("method"),
-        "license": model_license,
+        "license": model_license or earlier.get("license"),
         "dataset": info.to_json(),
         "classes": info.num_classes,
         "input": {
@@ -65,6 +71,8 @@ def initial_manifest(
             "keras": keras.__version__,
         },
         "commit": commit(),
+        # Of the version that the weights were taken from.
+        **({"earlier": {key: earlier[key] for key in _EARLIER}} if earlier else {}),
         "flags": {
             name: text for name, text in run_flags.items() if name not in left_out
         },

@@ -23,11 +23,7 @@ from afd_tf.artifacts.manifest import (
 from afd_tf.data import DatasetInfo
 from afd_tf.models import Peer
 
-_WRITERS = {
-    "keras": keras_file.write,
-    "onnx": onnx_file.write,
-    "openvino": openvino_file.write,
-}
+_WRITERS = {"keras": keras_file.write, "onnx": onnx_file.write}
 
 
 class Choices(NamedTuple):
@@ -75,27 +71,38 @@ def write_formats(
     written = set(files_in(directory))
     manifest["formats"] = {}
     for name in choices.formats:
-        path, batch_size, quantization, _, kind = FORMATS[name]
-        entry = {"path": path, "batch_size": batch_size}
+        path, kind = FORMATS[name].path, FORMATS[name].kind
+        entry = {"path": path, "batch_size": FORMATS[name].batch_size}
         own = {**description, "format": name}
+        calibration = choices.calibration if is_calibrated(name) else None
+        images = calibration and calibration.images
         if kind == "saved_model":
             entry |= saved_model.write(peer, info, directory, choices.top_k)
         elif kind == "tflite":
             entry["batch_size"] = choices.tflite_batch_size
-            calibration = choices.calibration
             entry |= tflite.write(
                 peer,
                 own,
                 directory / path,
-                quantization=quantization,
-                images=calibration and calibration.images,
+                quantization=FORMATS[name].quantization,
+                images=images,
                 batch_size=choices.tflite_batch_size,
                 with_logits=choices.tflite_logits,
             )
+        elif kind == "openvino":
+            float32 = directory / FORMATS["openvino"].path
+            entry |= openvino_file.write(
+                peer,
+                info,
+                own,
+                directory / path,
+                images=images,
+                converted=float32 if float32.is_file() else None,
+            )
         else:
             entry |= _WRITERS[kind](peer, info, own, directory / path)
-        if is_calibrated(name) and choices.calibration:
-            entry["calibration"] = choices.calibration.description
+        if calibration:
+            entry["calibration"] = calibration.description
         new = [path for path in files_in(directory) if path not in written]
         written.update(new)
         entry["bytes"] = sum(path.stat().st_size for path in new)

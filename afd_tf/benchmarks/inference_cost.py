@@ -1,9 +1,9 @@
 """Cost of inference with each format of an artifact: size, loading, latency, memory.
 
 The processes of `afd_tf.benchmarks.inference_runtimes` are started one after the other,
-each once before unmeasured. Then they are measured interleaved, one image at a time:
-while one works, the others wait. Loading is measured once, from files that the system
-has in memory.
+each once before unmeasured. Then they are measured interleaved, one call at a time, of
+one image or of a batch: while one works, the others wait. Loading is measured once,
+from files that the system has in memory.
 """
 
 import contextlib
@@ -21,26 +21,33 @@ from afd_tf.training.run_directory import environment
 # The format and the runtime that others are compared with, if they are measured.
 REFERENCE = ("tflite", "litert")
 
+# Images of a process in a round, and the fewest calls with batches of them.
+_IMAGES = 100
+_CALLS = 10
+
 # Format, runtime, number of threads.
 Key = tuple[str, str, int]
 
 
-def measure_artifacts(rounds: int, steps: int) -> dict:
+def measure_artifacts(rounds: int, steps: int | None) -> dict:
     """Measures every format that --artifact holds.
 
     Args:
       rounds: see `compare_inference_cost`.
-      steps: see `compare_inference_cost`.
+      steps: see `compare_inference_cost`; None is about 100 images, 10 calls at least.
 
     Returns:
-      `compare_inference_cost` with "image_shape", "peak_memory_of", a description of
-      that memory, and "environment".
+      `compare_inference_cost` with "rounds", "steps", "image_shape", "peak_memory_of",
+      a description of that memory, and "environment".
 
     Raises:
       UserError: --artifact names no artifact, or see `compare_inference_cost`.
     """
     artifacts = inference_runtimes.artifacts_from_flags()
+    steps = steps or max(_CALLS, _IMAGES // artifacts[0].task["batch_size"])
     return {
+        "rounds": rounds,
+        "steps": steps,
         "image_shape": artifacts[0].task["image_shape"],
         "peak_memory_of": "resident set of the process, with its runtime (VmHWM)",
         **compare_inference_cost(artifacts, rounds, steps),
@@ -61,20 +68,31 @@ def compare_inference_cost(
     Args:
       artifacts: at least one, all of the same network.
       rounds: number of rounds; in each, every process is measured once.
-      steps: images of each process in a round.
+      steps: calls of each process in a round.
 
     Returns:
-      "reference": the format and the runtime that others are compared with;
+      "batch_size", the images of a call; "reference": the format and the runtime that
+      others are compared with; "left_out": by format, why it cannot take such a batch;
       "measured": by format and runtime None for one that is left out, else {"bytes",
       "relative_bytes", "version", "threads": by their number, as text, {
       "import_seconds" of the runtime, "load_seconds" from there to the first answer,
-      "latency_ms": {"p50", "p90", "p50_of_rounds"}, "peak_memory" in bytes,
-      "agreement", the fraction of images with the same top class as in the first
-      process, "relative", ratios to the reference}}.
+      "latency_ms" of a call: {"p50", "p90", "p50_of_rounds"}, "images_per_second" at
+      its median, "peak_memory" in bytes, "agreement", the fraction of images with the
+      same top class as in the first process, "relative", ratios to the reference}}.
 
     Raises:
-      UserError: a runtime that is not optional fails, or a process ends.
+      UserError: a runtime that is not optional fails, a process ends, or every format
+        was made for another batch.
     """
+    batch_size = artifacts[0].task["batch_size"]
+    left_out = {each.format: each.other_batch for each in artifacts if each.other_batch}
+    if len(left_out) == len(artifacts):
+        raise UserError(
+            f"nothing in --artifact takes {batch_size} images at a time: "
+            f"{'; '.join(f'{name}: {reason}' for name, reason in left_out.items())}."
+        )
+    for name, reason in left_out.items():
+        say(f"{name} is left out: {reason}.")
     with contextlib.ExitStack() as stack:
         processes, measured = _start_processes(artifacts, stack)
         say(f"measuring {len(processes)} processes, interleaved.")
@@ -95,9 +113,14 @@ def compare_inference_cost(
             row["bytes"], measured[reference[0]][reference[1]]["bytes"]
         )
         row["threads"][str(threads)] = _summarize(
-            own, results[(*reference, threads)], results[first]["classes"]
+            own, results[(*reference, threads)], results[first]["classes"], batch_size
         )
-    return {"reference": list(reference), "measured": measured}
+    return {
+        "batch_size": batch_size,
+        "reference": list(reference),
+        "left_out": left_out,
+        "measured": measured,
+    }
 
 
 def _start_processes(
@@ -121,6 +144,8 @@ def _start_processes(
     measured: dict[str, dict] = {}
     for artifact in artifacts:
         row = measured[artifact.format] = dict.fromkeys(artifact.runtimes)
+        if artifact.other_batch:
+            continue
         for runtime in artifact.runtimes:
             if runtime in absent:
                 continue
@@ -153,7 +178,9 @@ def _pool(answers: Sequence[Mapping]) -> dict:
     }
 
 
-def _summarize(own: Mapping, reference: Mapping, classes: Sequence[int]) -> dict:
+def _summarize(
+    own: Mapping, reference: Mapping, classes: Sequence[int], batch_size: int
+) -> dict:
     """Returns the row of a process, see `compare_inference_cost`.
 
     The relative latency is the median of the ratios within a round.
@@ -162,6 +189,7 @@ def _summarize(own: Mapping, reference: Mapping, classes: Sequence[int]) -> dict
       own: its description and figures.
       reference: those of the reference with as many threads.
       classes: the top classes that the first of all processes found.
+      batch_size: the images of a call.
     """
     ratios = own["p50_of_rounds"] / reference["p50_of_rounds"]
     same = np.equal(own["classes"], classes)
@@ -173,6 +201,7 @@ def _summarize(own: Mapping, reference: Mapping, classes: Sequence[int]) -> dict
             "p90": round(own["p90"], 4),
             "p50_of_rounds": [round(float(each), 4) for each in own["p50_of_rounds"]],
         },
+        "images_per_second": round(1e3 * batch_size / own["p50"], 1),
         "peak_memory": own["peak_memory"],
         "agreement": float(np.mean(same)),
         "relative": {
@@ -187,16 +216,13 @@ def _ratio(own: float | None, reference: float | None) -> float | None:
     return round(own / reference, 3) if own and reference else None
 
 
-def artifact_table(reference: Sequence[str], measured: Mapping[str, Mapping]) -> str:
+def artifact_table(result: Mapping) -> str:
     """Returns a Markdown table of what `compare_inference_cost` returned.
 
     A runtime that was left out has no row. Loading and memory are those of the process
-    with one thread.
-
-    Args:
-      reference: the format and the runtime that others are compared with.
-      measured: by format and runtime.
+    with one thread. Of batches, the images in a second are told as well.
     """
+    batch_size = result["batch_size"]
 
     def cell(text, ratio):
         return "unknown" if ratio is None else f"{text} ({ratio:.2f})"
@@ -209,16 +235,19 @@ def artifact_table(reference: Sequence[str], measured: Mapping[str, Mapping]) ->
 
     rows = [
         (name, runtime, row)
-        for name, runtimes in measured.items()
+        for name, runtimes in result["measured"].items()
         for runtime, row in runtimes.items()
         if row
     ]
     counts = list(rows[0][2]["threads"])
     titles = ["format", "runtime", "size, kB", "import, s", "load, s"]
     titles += [f"latency, ms, p50 / p90, threads: {count}" for count in counts]
+    if batch_size > 1:
+        titles += [f"images/s, threads: {count}" for count in counts]
     titles += ["peak memory, MB", "same top class"]
+    each_call = f" Each call has {batch_size} images." if batch_size > 1 else ""
     lines = [
-        f"In brackets: the ratio to {' with '.join(reference)}.",
+        f"In brackets: the ratio to {' with '.join(result['reference'])}.{each_call}",
         "",
         f"| {' | '.join(titles)} |",
         "|---" * len(titles) + "|",
@@ -234,8 +263,17 @@ def artifact_table(reference: Sequence[str], measured: Mapping[str, Mapping]) ->
             f"{one_thread['import_seconds']:.2f}",
             cell(f"{one_thread['load_seconds']:.3f}", one_thread["relative"]["load"]),
             *map(latency, processes),
+            *(
+                f"{each['images_per_second']:,.0f}"
+                for each in processes
+                if batch_size > 1
+            ),
             cell(f"{memory / 1e6:,.0f}", one_thread["relative"]["peak_memory"]),
             f"{min(each['agreement'] for each in processes):.0%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        f"\n`{name}` was left out: {reason}."
+        for name, reason in result["left_out"].items()
+    ]
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from afd_tf.artifacts import onnx_file
+from absl import flags
+
+from afd_tf.artifacts import interpreters, onnx_file
 from afd_tf.artifacts.classifier import (
     artifact_from_flags,
     load_classifier,
@@ -33,6 +35,12 @@ ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
 # Runtimes that this project can do without → the packages that they need.
 OPTIONAL = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "tf2onnx")}
 
+_BATCH_SIZE = flags.DEFINE_integer(
+    "artifact_batch_size",
+    1,
+    "Number of images in each call that `artifacts` measures.",
+    lower_bound=1,
+)
 
 # Kind of a format → the runtimes that read it.
 _RUNTIMES = {
@@ -53,12 +61,14 @@ class Artifact(NamedTuple):
       bytes: on disk; None for a run directory, whose checkpoints hold more than a peer.
       task: what `inference_worker.prepare` needs besides the runtime, the path and the
         number of threads.
+      batch_size: the images that it was made to take at a time; None is any number.
     """
 
     format: str
     path: Path
     bytes: int | None
     task: Mapping
+    batch_size: int | None = None
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -66,6 +76,19 @@ class Artifact(NamedTuple):
         if self.format == "checkpoint":
             return ("tensorflow",)
         return _RUNTIMES[FORMATS[self.format].kind]
+
+    @property
+    def other_batch(self) -> str | None:
+        """Why it cannot take the images of a call; None if it can."""
+        wanted = self.task["batch_size"]
+        if self.batch_size in (None, wanted):
+            return None
+        images = "1 image" if self.batch_size == 1 else f"{self.batch_size} images"
+        return (
+            f"it was made for {images} at a time, not for {wanted}: export it with "
+            f"--tflite_batch_size={wanted}, or give --artifact_batch_size="
+            f"{self.batch_size}"
+        )
 
 
 class Process(NamedTuple):
@@ -88,7 +111,10 @@ def artifacts_from_flags() -> list[Artifact]:
     """
     given = artifact_from_flags()
     classifier = load_classifier_from_flags()
-    task = {"image_shape": list(classifier.image_shape)}
+    task = {
+        "image_shape": list(classifier.image_shape),
+        "batch_size": batch_size_from_flags(),
+    }
     if classifier.format == "checkpoint":
         task |= {"peer": str(classifier.chosen), "checkpoint": checkpoint_from_flags()}
         return [Artifact("checkpoint", given, None, task)]
@@ -98,7 +124,7 @@ def artifacts_from_flags() -> list[Artifact]:
         if given.suffix == ".xml":
             files.append(given.with_suffix(".bin"))
         size = sum(each.stat().st_size for each in files)
-        return [Artifact(classifier.format, given, size, task)]
+        return [_artifact(classifier.format, given, size, task)]
     # The classifier was loaded, so that the manifest is known to be intact.
     entries = json.loads((given / MANIFEST).read_text("utf-8"))["formats"]
     found = []
@@ -109,8 +135,20 @@ def artifacts_from_flags() -> list[Artifact]:
             if path != classifier.path:
                 # Refuses a damaged file.
                 load_classifier(path)
-            found.append(Artifact(name, path, entries[name]["bytes"], task))
+            found.append(_artifact(name, path, entries[name]["bytes"], task))
     return found
+
+
+def batch_size_from_flags() -> int:
+    """Returns --artifact_batch_size."""
+    return _BATCH_SIZE.value
+
+
+def _artifact(name: str, path: Path, size: int, task: Mapping) -> Artifact:
+    """Returns a format that can be read, with the batch that its file was made for."""
+    is_tflite = FORMATS[name].kind == "tflite"
+    batch_size = interpreters.batch_size_of(path) if is_tflite else None
+    return Artifact(name, path, size, task, batch_size)
 
 
 def absent_runtimes() -> list[str]:

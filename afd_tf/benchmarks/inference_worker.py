@@ -25,7 +25,7 @@ _IMAGES = 16
 # Images that are not measured, as another process has filled the processor's caches.
 _WARM_UP = 5
 
-# uint8 [1, h, w, c] → float [1, classes], logits or, as only the top class is used,
+# uint8 [B, h, w, c] → float [B, classes], logits or, as only the top class is used,
 # probabilities.
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -34,21 +34,26 @@ def prepare(task: Mapping[str, Any]) -> tuple[dict, Callable[[Mapping], dict]]:
     """Loads an artifact and runs it for the first time.
 
     Args:
-      task: "runtime", a key of `LOADERS`; "path"; "image_shape", [h, w, c]; "threads",
-        their number; and for a run directory "peer" and "checkpoint".
+      task: "runtime", a key of `LOADERS`; "path"; "image_shape", [h, w, c];
+        "batch_size", the images of a call; "threads", their number; and for a run
+        directory "peer" and "checkpoint".
 
     Returns:
-      "version" of the runtime, "import_seconds", "load_seconds" until the first image
-      has its logits, and "classes", the top classes of 16 images that are always the
-      same; and a function that answers {"steps": n} with "milliseconds" of each of n
-      images and "peak_memory" in bytes.
+      "version" of the runtime, "import_seconds", "load_seconds" until the first batch
+      has its logits, and "classes", the top classes of at least 16 images that are
+      always the same; and a function that answers {"steps": n} with "milliseconds" of
+      each of n calls and "peak_memory" in bytes.
 
     Raises:
       UserError: the runtime cannot run it.
     """
     package, import_runtime, load = LOADERS[task["runtime"]]
-    images = np.random.default_rng(0).integers(
-        0, 256, (_IMAGES, 1, *task["image_shape"]), dtype=np.uint8
+    batch_size = task["batch_size"]
+    batches = np.random.default_rng(0).integers(
+        0,
+        256,
+        (-(-_IMAGES // batch_size), batch_size, *task["image_shape"]),
+        dtype=np.uint8,
     )
     # Each runtime has exceptions of its own.
     try:
@@ -56,9 +61,10 @@ def prepare(task: Mapping[str, Any]) -> tuple[dict, Callable[[Mapping], dict]]:
         module = import_runtime()
         imported = time.perf_counter()
         run = load(module, task)
-        run(images[0])
+        run(batches[0])
         loaded = time.perf_counter()
-        classes = [int(np.argmax(run(image))) for image in images]
+        logits = np.concatenate([run(batch) for batch in batches])
+        classes = np.argmax(logits, axis=-1).tolist()
     except UserError:
         raise
     except Exception as error:
@@ -71,10 +77,10 @@ def prepare(task: Mapping[str, Any]) -> tuple[dict, Callable[[Mapping], dict]]:
     def answer(request):
         milliseconds = []
         for _ in range(_WARM_UP):
-            run(images[0])
+            run(batches[0])
         for _ in range(request["steps"]):
             began = time.perf_counter()
-            run(images[0])
+            run(batches[0])
             milliseconds.append(round(1e3 * (time.perf_counter() - began), 4))
         return {"milliseconds": milliseconds, "peak_memory": resident_peak()}
 
@@ -113,10 +119,10 @@ def _load_tensorflow(tf, task) -> Function:
     loaded = tf.saved_model.load(task["path"])
     signature = loaded.signatures[_SIGNATURE]
 
-    def run(image):
+    def run(images):
         # The variables live as long as `loaded` does.
         assert loaded
-        return signature(image=tf.constant(image))["logits"].numpy()
+        return signature(image=tf.constant(images))["logits"].numpy()
 
     return run
 
@@ -127,14 +133,14 @@ def _load_litert(interpreter, task) -> Function:
     ).get_signature_runner(_SIGNATURE)
     outputs = signature.get_output_details()
     answer = "probabilities" if "probabilities" in outputs else "logits"
-    return lambda image: signature(image=image)[answer]
+    return lambda images: signature(image=images)[answer]
 
 
 def _load_openvino(openvino, task) -> Function:
     core = openvino.Core()
     model = core.read_model(task["path"])
     # A SavedModel leaves the batch size open.
-    model.reshape([1, *task["image_shape"]])
+    model.reshape([task["batch_size"], *task["image_shape"]])
     settings = {
         "INFERENCE_NUM_THREADS": task["threads"],
         # On some processors the default is bfloat16.
@@ -146,7 +152,7 @@ def _load_openvino(openvino, task) -> Function:
     # OpenVINO does not read the signature's names in a .tflite file.
     logits = compiled.output("logits" if "logits" in names else 0)
     request = compiled.create_infer_request()
-    return lambda image: request.infer([image])[logits]
+    return lambda images: request.infer([images])[logits]
 
 
 def _load_onnxruntime(onnxruntime, task) -> Function:
@@ -155,7 +161,7 @@ def _load_onnxruntime(onnxruntime, task) -> Function:
     session = onnxruntime.InferenceSession(
         task["path"], options, providers=["CPUExecutionProvider"]
     )
-    return lambda image: session.run(["logits"], {"image": image})[0]
+    return lambda images: session.run(["logits"], {"image": images})[0]
 
 
 # Runtime → its package, a function that imports it, a function that loads an artifact.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from afd_tf.base.command_line import import_tensorflow
 from afd_tf.base.paths import expanded
 from afd_tf.base.run_flags import operational
 from afd_tf.data import records
@@ -25,10 +26,11 @@ from afd_tf.data.choices import (
 )
 from afd_tf.data.dataset_info import DatasetInfo
 from afd_tf.data.records import Record
+from afd_tf.data.sources import canonical_name, is_tfds
 
 if TYPE_CHECKING:
+    from afd_tf.data.array_dataset import ArrayDataset
     from afd_tf.data.dataset import Dataset, load
-    from afd_tf.data.sources import canonical_name
 
 __all__ = [
     "Dataset",
@@ -43,7 +45,6 @@ __all__ = [
 # What needs TensorFlow, which those who only run a file do without: name → module.
 _AT_FIRST_USE = {
     "Dataset": "afd_tf.data.dataset",
-    "canonical_name": "afd_tf.data.sources",
     "load": "afd_tf.data.dataset",
 }
 
@@ -219,6 +220,7 @@ def __getattr__(name: str) -> Any:
     """Returns a name of `_AT_FIRST_USE`, importing its module."""
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_tensorflow()
     return getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
 
 
@@ -241,9 +243,6 @@ def from_flags(
     # By the module, as it is imported at its first use.
     return sys.modules[__name__].load(
         _DATASET.value,
-        data_dir=_expanded(_DATA_DIR.value),
-        download=_DOWNLOAD.value,
-        image_size=_IMAGE_SIZE.value,
         augment=_AUGMENT.value,
         padding=_PADDING.value,
         least_area=_LEAST_AREA.value,
@@ -254,18 +253,28 @@ def from_flags(
         cutmix=_CUTMIX.value,
         sampling=_SAMPLING.value,
         validation_examples=_VALIDATION_EXAMPLES.value,
-        train_split=_TRAIN_SPLIT.value,
-        test_split=_TEST_SPLIT.value,
-        cache_dir=_expanded(_CACHE_DIR.value),
-        cache_gigabytes=_CACHE_GIGABYTES.value,
         memory_gibibytes=_MEMORY_GIBIBYTES.value,
-        test_fraction=_TEST_FRACTION.value,
-        validation_fraction=_VALIDATION_FRACTION.value,
-        skip_bad_images=_SKIP_BAD_IMAGES.value,
         expected=expected,
         recorded=recorded,
         changed_data=changed_data or _CHANGED_DATA.value,
+        **_opening_from_flags(),
     )
+
+
+def _opening_from_flags() -> dict[str, Any]:
+    """Returns the arguments of `load` that say which images there are, and where."""
+    return {
+        "data_dir": _expanded(_DATA_DIR.value),
+        "download": _DOWNLOAD.value,
+        "image_size": _IMAGE_SIZE.value,
+        "train_split": _TRAIN_SPLIT.value,
+        "test_split": _TEST_SPLIT.value,
+        "cache_dir": _expanded(_CACHE_DIR.value),
+        "cache_gigabytes": _CACHE_GIGABYTES.value,
+        "test_fraction": _TEST_FRACTION.value,
+        "validation_fraction": _VALIDATION_FRACTION.value,
+        "skip_bad_images": _SKIP_BAD_IMAGES.value,
+    }
 
 
 def _expanded(path: str | None) -> str | None:
@@ -289,14 +298,42 @@ def from_flags_of_run(
     Raises:
       UserError: the data set is not available, or has other classes or images.
     """
+    if not _adopt_flags_of_run(info, run_flags):
+        recorded = None
+    return from_flags(expected=info, recorded=recorded, changed_data="available")
+
+
+def arrays_from_flags_of_run(
+    info: DatasetInfo, run_flags: Mapping[str, str]
+) -> "ArrayDataset | Dataset":
+    """Opens the data set of an artifact to evaluate with; see `from_flags_of_run`.
+
+    Only a data set of tensorflow-datasets needs TensorFlow: then it is a `Dataset`.
+
+    Args:
+      info: the data set that was trained on.
+      run_flags: the flags of the run, as text by name.
+
+    Raises:
+      UserError: the data set is not available, or has other classes or images.
+    """
+    _adopt_flags_of_run(info, run_flags)
+    if is_tfds(_DATASET.value):
+        return from_flags(expected=info, changed_data="available")
+    from afd_tf.data.array_dataset import open_arrays
+
+    return open_arrays(_DATASET.value, expected=info, **_opening_from_flags())
+
+
+def _adopt_flags_of_run(info: DatasetInfo, run_flags: Mapping[str, str]) -> bool:
+    """Makes the flags of a run the defaults, and returns whether it is its data set."""
     names = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__]]
     values = {name: run_flags.get(name) for name in names}
     is_given = not flags.FLAGS["dataset"].using_default_value
-    canonical_name = sys.modules[__name__].canonical_name
     own = {canonical_name(name) for name in (info.name, run_flags.get("dataset", ""))}
-    if is_given and canonical_name(_DATASET.value) not in own:
+    is_other = is_given and canonical_name(_DATASET.value) not in own
+    if is_other:
         values = {"image_size": values["image_size"]}
-        recorded = None
     values["dataset"] = info.name
     for name, value in values.items():
         # The run may have been on another machine, with other directories.
@@ -306,4 +343,4 @@ def from_flags_of_run(
         if value is not None and not missing:
             # Leaves alone what the command line has set.
             flags.FLAGS.set_default(name, value)
-    return from_flags(expected=info, recorded=recorded, changed_data="available")
+    return not is_other

@@ -9,50 +9,10 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.data.choices import AUGMENTATIONS, PADDINGS
+from afd_tf.data.choices import PADDINGS, crop_style
 
 # Pixels added on each side before the random crop of "cifar".
 CROP_PADDING = 4
-
-# Data sets of colour images whose meaning a mirror image would change.
-_DIGIT_SETS = ("svhn",)
-
-
-def resolve_augmentation(augment: str, *, name: str, image_shape: Sequence[int]) -> str:
-    """Returns the augmentation that `augment` stands for, one of `AUGMENTATIONS`.
-
-    Args:
-      augment: "auto" or one of `AUGMENTATIONS`. "auto" is "none" for grey images
-        and for digits (a mirrored digit is another sign), else "cifar" up to 64
-        pixels and "imagenet" above.
-      name: the name of the data set.
-      image_shape: height, width, channels.
-
-    Raises:
-      UserError: `augment` is unknown.
-    """
-    if augment != "auto":
-        if augment not in AUGMENTATIONS:
-            raise unknown_name("augmentation", augment, ("auto", *AUGMENTATIONS))
-        return augment
-    if image_shape[2] == 1 or name.startswith(_DIGIT_SETS):
-        return "none"
-    return _crop_by_size(image_shape)
-
-
-def crop_style(augment: str, *, image_shape: Sequence[int]) -> str:
-    """Returns how an augmentation crops: "none", "cifar" or "imagenet".
-
-    Args:
-      augment: one of `AUGMENTATIONS`; "randaugment" crops as "cifar" does up to 64
-        pixels, and as "imagenet" does above.
-      image_shape: height, width, channels.
-    """
-    return _crop_by_size(image_shape) if augment == "randaugment" else augment
-
-
-def _crop_by_size(image_shape: Sequence[int]) -> str:
-    return "cifar" if max(image_shape[:2]) <= 64 else "imagenet"
 
 
 def check_padding(padding: str, *, augment: str, image_shape: Sequence[int]) -> None:

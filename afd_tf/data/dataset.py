@@ -1,30 +1,33 @@
 """A data set as batches of raw pixels, and `load`, which opens one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from afd_tf.base.errors import UserError
-from afd_tf.data.augment import check_padding, crop_style, resolve_augmentation
+from afd_tf.data.array_dataset import check_split
+from afd_tf.data.augment import check_padding
 from afd_tf.data.cache import DEFAULT_GIGABYTES, Cache
-from afd_tf.data.choices import LEAST_AREA
+from afd_tf.data.choices import LEAST_AREA, resolve_augmentation
 from afd_tf.data.dataset_info import DatasetInfo
 from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import Reader
 from afd_tf.data.records import Record
 from afd_tf.data.sharding import Share
-from afd_tf.data.sources import Source, encoded_source, is_files, open_source
+from afd_tf.data.sources import (
+    Source,
+    encoded_source,
+    is_files,
+    open_source,
+    streaming,
+)
 from afd_tf.data.split_readers import (
     decode_splits,
     hold_out_validation,
     stream_splits,
 )
-
-# Splits decoded to no more bytes than this are held in memory; larger ones are
-# streamed.
-MAX_IN_MEMORY_BYTES = 2 << 30
 
 # The number of images that give mean and variance of a streamed data set.
 _STATISTICS_EXAMPLES = 20_000
@@ -145,15 +148,32 @@ class Dataset:
         Raises:
           UserError: there is no such split.
         """
-        if split not in self._splits:
-            raise UserError(
-                f"{self.info.name} has no split {split!r}; it has "
-                f"{', '.join(self._splits)}."
-            )
+        check_split(split, self._splits, self.info.name)
         batches = self._splits[split].evaluation_batches(
             batch_size=batch_size, share=_share(replicas, own)
         )
         return batches.prefetch(tf.data.AUTOTUNE)
+
+    def numpy_batches(
+        self, split: str, *, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields every image of a split once, in order, not augmented.
+
+        Args:
+          split: see `evaluation_batches`.
+          batch_size: images per batch; the last one may be smaller.
+
+        Yields:
+          images, uint8 [B, h, w, c], and their labels, int32 [B].
+
+        Raises:
+          UserError: there is no such split.
+        """
+        batches = self.evaluation_batches(split, batch_size=batch_size)
+        for batch in batches.as_numpy_iterator():
+            # Without the images that fill up the last batch.
+            real = batch["weight"] > 0
+            yield batch["image"][real], batch["label"][real]
 
 
 def _share(replicas: int, own: range | None) -> Share:
@@ -248,7 +268,7 @@ def load(
         train_split=train_split,
         test_split=test_split,
         cache=cache,
-        **(of_files if is_files(name) else {}),
+        **of_files,
     )
     if validation_fraction and not is_files(name):
         validation_examples = round(validation_fraction * source.counts["train"])
@@ -271,11 +291,8 @@ def load(
         cutmix=cutmix,
         sampling=sampling,
     )
-    large = _largest_split_bytes(source) > MAX_IN_MEMORY_BYTES
-    # Each epoch's random crop is taken from the whole image, at its own resolution.
-    crop = crop_style(augment, image_shape=source.image_shape)
-    resized = crop == "imagenet" and image_size is not None
-    encoded = encoded_source(source, cache) if large or resized else None
+    how = streaming(source, augment=augment, image_size=image_size)
+    encoded = encoded_source(source, cache) if how.streamed else None
     if encoded is None:
         splits = decode_splits(source, cache, recipe)
     else:
@@ -283,8 +300,7 @@ def load(
             encoded,
             recipe,
             memory_bytes=memory_gibibytes * (1 << 30),
-            # Smaller data sets are evaluated on whole images.
-            evaluation_fraction=None if large else 1.0,
+            evaluation_fraction=how.evaluation_fraction,
         )
     if validation_examples:
         splits |= hold_out_validation(source, splits["train"], validation_examples)
@@ -293,7 +309,7 @@ def load(
     else:
         key = {
             "statistics": source.fingerprint("train"),
-            "streamed": [augment, large] if encoded else None,
+            "streamed": [augment, how.large] if encoded else None,
             "validation_examples": validation_examples,
         }
         mean, variance = cache.value(
@@ -328,7 +344,3 @@ def load(
         info.augment,
     )
     return Dataset(info, splits, source)
-
-
-def _largest_split_bytes(source: Source) -> int:
-    return max(source.counts.values()) * int(np.prod(source.image_shape))

@@ -4,10 +4,9 @@ import importlib.metadata
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
-from afd_tf.data.augment import to_uint8
-from afd_tf.data.sampling import stratified_choice
+from afd_tf.data.stratification import stratified_choice
 
 _EXAMPLES = 1797
 _TEST_EXAMPLES = 360
@@ -41,6 +40,7 @@ class DigitsSource:
             "version": importlib.metadata.version("scikit-learn"),
             "split": split,
             "image_size": self._image_size,
+            "resized_by": "Pillow",
         }
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,21 @@ class DigitsSource:
         chosen = test if split == "test" else ~test
         images, labels = images[chosen], labels[chosen]
         if self._image_size is not None:
-            size = (self._image_size, self._image_size)
-            resized = tf.image.resize(images, size, antialias=True)
-            images = to_uint8(resized).numpy()
+            images = np.stack([_resize(image, self._image_size) for image in images])
         return images, labels
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a square grey image, as TensorFlow does: bilinear, antialiased.
+
+    Args:
+      image: uint8 [h, w, 1].
+      size: height and width of the result in pixels.
+
+    Returns:
+      uint8 [size, size, 1].
+    """
+    # Of floats, so that they are rounded once, at the end.
+    pixels = Image.fromarray(image[..., 0].astype(np.float32))
+    resized = pixels.resize((size, size), Image.Resampling.BILINEAR)
+    return np.rint(np.asarray(resized)).astype(np.uint8)[..., np.newaxis]

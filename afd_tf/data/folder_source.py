@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from afd_tf.base.console import one_line, say
 from afd_tf.base.errors import UserError
 from afd_tf.data import duplicates, image_files, records
 from afd_tf.data.cache import Cache
-from afd_tf.data.encoded_files import EncodedFiles
 from afd_tf.data.folder_layout import Listing
 from afd_tf.data.folder_scan import report_problems, scan
 from afd_tf.data.image_file import ImageFile
@@ -18,6 +17,9 @@ from afd_tf.data.names import comparable
 from afd_tf.data.records import Placed, Record
 from afd_tf.data.splits import choose_sides
 from afd_tf.data.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from afd_tf.data.encoded_files import EncodedFiles
 
 
 class FolderSource:
@@ -125,8 +127,11 @@ class FolderSource:
         """Returns the facts about the images of a split, in order."""
         return self._files[split]
 
-    def encoded_source(self, cache: Cache) -> EncodedFiles:
+    def encoded_source(self, cache: Cache) -> "EncodedFiles":
         """Returns the images as they are stored; `cache` takes converted files."""
+        # Its decoder is TensorFlow's; `read` and `read_some` do without.
+        from afd_tf.data.encoded_files import EncodedFiles
+
         return EncodedFiles(
             self.root,
             self._files,
@@ -150,14 +155,33 @@ class FolderSource:
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """See `Source`."""
-        images = np.empty([self.counts[split], *self.image_shape], np.uint8)
+        return self.read_some(split, range(self.counts[split])), self.labels(split)
+
+    def read_some(
+        self, split: str, positions: Sequence[int], fraction: float = 1.0
+    ) -> np.ndarray:
+        """Decodes some images of a split, with Pillow.
+
+        Args:
+          split: the name of the split.
+          positions: of the images, in the split.
+          fraction: see `image_files.read_image`.
+
+        Returns:
+          uint8 [n, h, w, c], in the order of the positions.
+
+        Raises:
+          UserError: a file cannot be decoded, or has changed.
+        """
+        images = np.empty([len(positions), *self.image_shape], np.uint8)
 
         def read_one(index: int) -> None:
-            file = self._files[split][index]
+            file = self._files[split][positions[index]]
             image = image_files.read_image(
                 self.path(file),
                 channels=self.image_shape[2],
                 image_size=self._image_size,
+                fraction=fraction,
                 white_level=self.white_level,
             )
             if image.shape != self.image_shape:
@@ -169,7 +193,7 @@ class FolderSource:
 
         for _ in map_in_threads(read_one, range(len(images))):
             pass
-        return images, self.labels(split)
+        return images
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source`."""

@@ -36,6 +36,7 @@ def read_image(
     *,
     channels: int,
     image_size: int | tuple[int, int] | None = None,
+    fraction: float = 1.0,
     name: str | None = None,
     white_level: float | None = None,
 ) -> np.ndarray:
@@ -51,6 +52,7 @@ def read_image(
       image_size: N for N x N, or (height, width), in pixels: the largest central part
         with this aspect ratio is cropped and resized (bilinear, antialiased). None
         keeps the size.
+      fraction: the part of that centre's height and width to keep, 0..1.
       name: the file's name in messages; None is its path.
       white_level: the value of white in files of more than 8 bits; None takes it from
         the file.
@@ -73,13 +75,30 @@ def read_image(
         height, width = (
             (image_size, image_size) if isinstance(image_size, int) else image_size
         )
-        scale = min(image.height / height, image.width / width)
-        rows, columns = round(height * scale), round(width * scale)
+        rows, columns = central_size(
+            (image.height, image.width), (height, width), fraction
+        )
         left, top = (image.width - columns) // 2, (image.height - rows) // 2
         # `resize(box=...)` would let pixels outside the box in.
         image = image.crop((left, top, left + columns, top + rows))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+
+
+def central_size(
+    image_size: tuple[int, int], size: tuple[int, int], fraction: float
+) -> tuple[int, int]:
+    """Returns height and width of a central crop, as `augment.central_crop` has them.
+
+    Args:
+      image_size: height and width of the image in pixels.
+      size: height and width, whose aspect ratio the crop has.
+      fraction: the part of the largest such crop's height and width to keep, 0..1.
+    """
+    # In float32, as TensorFlow computes it: 0.875 of 300 pixels is between 262 and 263.
+    scale = np.float32(fraction) * np.min(np.float32(image_size) / np.float32(size))
+    rows, columns = np.maximum(np.rint(scale * np.float32(size)), 1).astype(int)
+    return int(rows), int(columns)
 
 
 def find_image_files(folder: str) -> list[str]:

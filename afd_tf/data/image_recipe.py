@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError, unknown_name
-from afd_tf.data.augment import crop_style, pad_crop_flip
-from afd_tf.data.choices import LEAST_AREA, MAX_MAGNITUDE, SAMPLINGS
+from afd_tf.data.augment import pad_crop_flip
+from afd_tf.data.choices import LEAST_AREA, MAX_MAGNITUDE, SAMPLINGS, crop_style
 from afd_tf.data.mix import mix_batch
 from afd_tf.data.randaugment import randaugment
 from afd_tf.data.random_crop import random_resized_crop_flip

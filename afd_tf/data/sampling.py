@@ -1,4 +1,4 @@
-"""Randomness that depends on a seed and a position alone: orders, seeds, choices."""
+"""Randomness that depends on a seed and a position alone: orders and seeds."""
 
 import numpy as np
 import tensorflow as tf
@@ -129,25 +129,3 @@ def balanced_repeats(labels: np.ndarray, seed: int, epoch: tf.Tensor) -> tf.Tens
     repeats = times_drawn((epoch + 1) * count) - times_drawn(epoch * count)
     # From the order of the classes back to that of the images.
     return tf.ensure_shape(tf.gather(repeats, np.argsort(by_class)), [count])
-
-
-def stratified_choice(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Chooses `count` positions, each class in proportion.
-
-    Args:
-      labels: int [n].
-      count: how many to choose, 0..n.
-      seed: the same seed makes the same choice.
-
-    Returns:
-      int64 [count], sorted.
-    """
-    generator = np.random.Generator(np.random.Philox(seed))
-    order = generator.permutation(len(labels))
-    # Images of a class side by side, in random order, classes ascending: every
-    # n/count-th of them gives each class its share to within one image.
-    order = order[np.argsort(labels[order], kind="stable")]
-    if count == 0:
-        return np.zeros([0], np.int64)
-    chosen = (np.arange(count) * len(labels) + len(labels) // 2) // count
-    return np.sort(order[chosen])

@@ -2,15 +2,22 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from afd_tf.base.errors import UserError
 from afd_tf.base.paths import expanded
 from afd_tf.data.cache import Cache
+from afd_tf.data.choices import EVALUATION_FRACTION, crop_style
 from afd_tf.data.digits_source import DigitsSource
-from afd_tf.data.encoded_memory import EncodedSource
+
+if TYPE_CHECKING:
+    from afd_tf.data.encoded_memory import EncodedSource
+
+# Splits decoded to no more bytes than this are held in memory; larger ones are
+# streamed.
+MAX_IN_MEMORY_BYTES = 2 << 30
 
 # The prefixes of data sets that are files of the user's.
 FOLDER_PREFIX = "folder:"
@@ -49,7 +56,43 @@ class Source(Protocol):
         """Returns the labels of a split, int32 [n], without decoding the images."""
 
 
-def encoded_source(source: Source, cache: Cache) -> EncodedSource | None:
+class Streaming(NamedTuple):
+    """Whether images are decoded whenever they are needed, and what of them is seen.
+
+    Attributes:
+      large: whether there are too many for memory.
+      streamed: whether they are decoded again and again: too many, or to be cropped at
+        their own resolution.
+      evaluation_fraction: the part of an image's height and width that an evaluation
+        sees, 0..1.
+    """
+
+    large: bool
+    streamed: bool
+    evaluation_fraction: float
+
+
+def streaming(source: Source, *, augment: str, image_size: int | None) -> Streaming:
+    """Returns how the images of a source are read.
+
+    Args:
+      source: from `open_source`.
+      augment: one of `choices.AUGMENTATIONS`.
+      image_size: as given to `open_source`.
+    """
+    largest = max(source.counts.values()) * int(np.prod(source.image_shape))
+    large = largest > MAX_IN_MEMORY_BYTES
+    # Each epoch's random crop is taken from the whole image, at its own resolution.
+    crops = crop_style(augment, image_shape=source.image_shape) == "imagenet"
+    return Streaming(
+        large=large,
+        streamed=large or (crops and image_size is not None),
+        # Smaller data sets are evaluated on whole images.
+        evaluation_fraction=EVALUATION_FRACTION if large and crops else 1.0,
+    )
+
+
+def encoded_source(source: Source, cache: Cache) -> "EncodedSource | None":
     """Returns the images of a source as they are stored; None where they have no files.
 
     Args:
@@ -85,6 +128,11 @@ def is_files(name: str) -> bool:
     return bool(_divide(name)[0])
 
 
+def is_tfds(name: str) -> bool:
+    """Returns whether a data set is one of tensorflow-datasets."""
+    return name != "digits" and not is_files(name)
+
+
 def _divide(name: str) -> tuple[str, str]:
     """Returns prefix and path; no prefix for other names."""
     for prefix in (FOLDER_PREFIX, CSV_PREFIX):
@@ -114,7 +162,8 @@ def open_source(
       train_split: for tfds names.
       test_split: for tfds names.
       cache: keeps facts about the files between runs.
-      **of_files: further arguments of `FolderSource`, for folders and tables.
+      **of_files: further arguments of `FolderSource`; other data sets have no use for
+        them.
 
     Raises:
       UserError: there is no such data set, or it cannot be used.

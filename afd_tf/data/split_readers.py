@@ -7,8 +7,8 @@ from afd_tf.data.cache import Cache
 from afd_tf.data.encoded_memory import EncodedMemory, EncodedSource
 from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader, Reader
-from afd_tf.data.sampling import stratified_choice
 from afd_tf.data.sources import Source
+from afd_tf.data.stratification import stratified_choice
 from afd_tf.data.stream_reader import StreamReader
 
 
@@ -17,7 +17,7 @@ def stream_splits(
     recipe: ImageRecipe,
     *,
     memory_bytes: float,
-    evaluation_fraction: float | None,
+    evaluation_fraction: float,
 ) -> dict[str, Reader]:
     """Returns readers that decode images whenever they are needed.
 

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from afd_tf.data.augment import central_crop, crop_style, pad_crop_flip
+from afd_tf.data.augment import central_crop, pad_crop_flip
+from afd_tf.data.choices import crop_style
 from afd_tf.data.decoding import (
     EncodedImage,
     decode_upright,
@@ -17,9 +18,6 @@ from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader, channel_statistics
 from afd_tf.data.sampling import augmentation_seed, mixing_seed, order_seed
 from afd_tf.data.sharding import Share
-
-# 224 of 256.
-_EVALUATION_FRACTION = 0.875
 
 
 class StreamReader:
@@ -48,7 +46,7 @@ class StreamReader:
         recipe: ImageRecipe,
         *,
         indices: np.ndarray | None = None,
-        evaluation_fraction: float | None = None,
+        evaluation_fraction: float = 1.0,
         memory_bytes: float = 0.0,
     ):
         if indices is None:
@@ -58,10 +56,6 @@ class StreamReader:
         self._indices = indices
         self._recipe = recipe
         self._crop = crop_style(recipe.augment, image_shape=source.image_shape)
-        if evaluation_fraction is None:
-            evaluation_fraction = (
-                _EVALUATION_FRACTION if self._crop == "imagenet" else 1.0
-            )
         self._evaluation_fraction = evaluation_fraction
         self._memory_bytes = memory_bytes
 

@@ -1,8 +1,7 @@
-"""Accuracies: of each example beside the losses of a step, and over the classes."""
+"""Accuracies of each example beside the losses of a step, and sums over the classes."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from afd_tf.distill.labels import Labels, own_labels
@@ -41,21 +40,6 @@ def sums_by_class(values: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.
     # A product, as a scattered sum has no fixed order on a GPU.
     members = tf.one_hot(labels, num_classes, dtype=tf.float64)  # [B, num_classes]
     return tf.matmul(tf.cast(values, tf.float64), members)
-
-
-def balanced_accuracy(correct: np.ndarray, examples: np.ndarray) -> float:
-    """Returns the mean of the classes' accuracies: each class counts the same.
-
-    Args:
-      correct: [classes], images of each class that are classified correctly.
-      examples: [classes], all images of each class; classes without one do not count,
-        as they have no accuracy. At least one class has images.
-
-    Returns:
-      0..1.
-    """
-    present = examples > 0
-    return float(np.mean(correct[present] / examples[present]))
 
 
 def discriminator_monitors(

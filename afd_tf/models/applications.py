@@ -18,7 +18,7 @@ class Pixels(NamedTuple):
 
     Attributes:
       mean: one per channel, in the order of the result.
-      variance: likewise.
+      variance: one per channel, in the order of the result.
       reverse: whether red, green, blue become blue, green, red first.
     """
 

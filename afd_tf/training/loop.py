@@ -8,8 +8,8 @@ import tensorflow as tf
 from absl import flags
 
 from afd_tf.data import Dataset
+from afd_tf.distill.balanced_accuracy import balanced_accuracy
 from afd_tf.distill.method import Method
-from afd_tf.distill.metrics import balanced_accuracy
 from afd_tf.training.run_state import NotFiniteError, RunState
 from afd_tf.training.workers import Workers
 

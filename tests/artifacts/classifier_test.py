@@ -20,6 +20,7 @@ from tests.exports import (
 )
 
 TFLITE = [name for name, each in FORMATS.items() if each.kind == "tflite"]
+OPENVINO = ("openvino", "openvino_int8")
 
 
 def test_moved_tflite_still_knows_itself(exported, digits, tmp_path):
@@ -73,12 +74,12 @@ def test_damaged_files_are_refused_in_one_line(deployed, tmp_path, name, break_i
     assert str(directory) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*TFLITE, "keras", "onnx", "openvino"])
+@pytest.mark.parametrize("name", [*TFLITE, "keras", "onnx", *OPENVINO])
 def test_damage_is_seen_without_the_manifest(deployed, tmp_path, name):
     source = deployed[2] / FORMATS[name].path
     moved = weights = tmp_path / f"moved{source.suffix}"
     shutil.copy(source, moved)
-    if name == "openvino":
+    if name in OPENVINO:
         weights = moved.with_suffix(".bin")
         shutil.copy(source.with_suffix(".bin"), weights)
     classifier = load_classifier(moved)
@@ -87,7 +88,7 @@ def test_damage_is_seen_without_the_manifest(deployed, tmp_path, name):
     content = bytearray(weights.read_bytes())
     content[len(content) // 3] ^= 255
     weights.write_bytes(content)
-    reason = "another file" if name == "openvino" else "checksum|CRC"
+    reason = "another file" if name in OPENVINO else "checksum|CRC"
     with pytest.raises(UserError, match=rf"moved\.\w+ is damaged.*({reason})") as error:
         load_classifier(moved)
     assert "\n" not in str(error.value)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from afd_tf.artifacts.classifier import load_classifier
+from afd_tf.artifacts.manifest import FORMATS, check_packages
 from afd_tf.base.errors import UserError
 from tests import exports
 
@@ -38,6 +39,41 @@ def test_openvino_reads_what_is_written(deployed):
             powers / powers.sum(axis=-1, keepdims=True),
             atol=1e-5,
         )
+
+
+def test_int8_is_made_with_the_calibration_images_of_tflite(deployed):
+    _, answer, directory = deployed
+    entry = answer["formats"]["openvino_int8"]
+    assert entry["files"] == ["model_int8.bin", "model_int8.xml"]
+    assert entry["quantization"]["type"] == "int8"
+    assert entry["calibration"] == answer["formats"]["tflite_int8"]["calibration"]
+    model = openvino.Core().read_model(directory / "model_int8.xml")
+    assert model.input(0).partial_shape.to_string() == "[?,8,8,1]"
+    kernels = [
+        each
+        for each in model.get_ops()
+        if each.get_type_name() == "Constant" and len(each.get_output_shape(0)) == 4
+    ]
+    types = {each.get_element_type() for each in kernels if each.data.size > 100}
+    assert types == {openvino.Type.i8}
+    sizes = [
+        (directory / name).stat().st_size for name in ("model_int8.bin", "model.bin")
+    ]
+    assert sizes[0] < sizes[1] / 3
+    quantized = answer["formats"]["tflite_int8"]["accuracy"]
+    assert entry["accuracy"] == pytest.approx(quantized, abs=0.01)
+
+
+def test_without_nncf_the_extra_is_named(monkeypatch):
+    lacking = FORMATS["openvino_int8"]._replace(packages={"no_such_module": "nncf"})
+    monkeypatch.setitem(FORMATS, "openvino_int8", lacking)
+    with pytest.raises(UserError) as error:
+        check_packages(["openvino_int8"])
+    assert str(error.value) == (
+        "--formats=openvino_int8 needs the package nncf, which is not installed: `pip "
+        "install -r requirements-openvino.txt` (the extra openvino of afd_tf), or "
+        "leave openvino_int8 out."
+    )
 
 
 def test_other_files_are_refused_in_one_line(deployed, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from absl.testing import flagsaver
 
 from afd_tf import benchmark
+from afd_tf.base.errors import UserError
 from afd_tf.benchmarks import inference_cost, inference_runtimes
 
 WORKER = "afd_tf.benchmarks.inference_worker"
@@ -85,10 +86,38 @@ def test_the_figures_of_processes(fakes, exported, capsys):
     assert two["peak_memory"] == 10002
     assert two["agreement"] == 1.0
     assert measured["tflite"]["litert"]["threads"]["1"]["agreement"] == 0.5
-    table = inference_cost.artifact_table(**result).splitlines()
+    assert two["images_per_second"] == 80
+    table = inference_cost.artifact_table(result).splitlines()
     assert "| `saved_model` | tensorflow |" in table[4]
     assert len(table) == 4 + 5
     assert {line.count("|") for line in table[2:]} == {10}
+
+
+def test_batches_and_files_that_were_made_for_others(fakes, exported, capsys):
+    *_, directory = exported
+    with flagsaver.as_parsed(artifact=str(directory), artifact_batch_size="8"):
+        found = inference_runtimes.artifacts_from_flags()
+        result = inference_cost.compare_inference_cost(found, rounds=2, steps=3)
+    reason = (
+        "it was made for 1 image at a time, not for 8: export it with "
+        "--tflite_batch_size=8, or give --artifact_batch_size=1"
+    )
+    assert f"tflite is left out: {reason}." in capsys.readouterr().err
+    assert result["left_out"] == {"tflite": reason}
+    assert result["measured"]["tflite"] == {"litert": None, "openvino": None}
+    assert result["batch_size"] == 8
+    assert result["reference"] == ["saved_model", "tensorflow"]
+    row = result["measured"]["saved_model"]["tensorflow"]["threads"]["1"]
+    # Of rounds of 10 and 20 ms, with one call that takes a second.
+    assert row["latency_ms"]["p50"] == 20
+    assert row["images_per_second"] == 8 / 0.020
+    table = inference_cost.artifact_table(result).splitlines()
+    assert "Each call has 8 images." in table[0]
+    assert "images/s, threads: 1" in table[2] and "| 400 |" in table[4]
+    assert table[-1] == f"`tflite` was left out: {reason}."
+    (tflite,) = (each for each in found if each.format == "tflite")
+    with pytest.raises(UserError, match="nothing in --artifact takes 8 images at a"):
+        inference_cost.compare_inference_cost([tflite], rounds=2, steps=3)
 
 
 def test_artifacts_are_measured_in_processes_of_their_own(exported, capfd):

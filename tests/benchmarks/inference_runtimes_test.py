@@ -21,7 +21,9 @@ def test_an_artifact_is_found_with_its_formats(exported, tmp_path):
     assert [each.format for each in found] == ["saved_model", "tflite"]
     for each in found:
         assert each.bytes == answer["formats"][each.format]["bytes"]
-        assert each.task == {"image_shape": [8, 8, 1]}
+        assert each.task == {"image_shape": [8, 8, 1], "batch_size": 1}
+    assert [each.batch_size for each in found] == [None, 1]
+    assert not any(each.other_batch for each in found)
     (alone,) = artifacts_in(directory / "model.tflite")
     assert alone == found[1]
     # Half of it was taken away.

@@ -13,12 +13,13 @@ from afd_tf.benchmarks import inference_runtimes
 from tests import exports
 
 WORKER = "afd_tf.benchmarks.inference_worker"
+DEFAULTS = {"threads": 1, "batch_size": 1}
 
 
 def run_worker(**task):
     """The description that a worker gives."""
     with subprocess.Popen(
-        [sys.executable, "-m", WORKER, json.dumps({"threads": 1, **task})],
+        [sys.executable, "-m", WORKER, json.dumps(DEFAULTS | task)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -31,9 +32,9 @@ def run_worker(**task):
         return first
 
 
-def classes_of(peer):
+def classes_of(peer, count=16):
     """The top classes of a peer for the images of the workers."""
-    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
     return exports.logits_of(peer, images).argmax(axis=-1).tolist()
 
 
@@ -54,26 +55,32 @@ def test_a_run_is_measured_by_its_peer(run_dir):
     assert description["classes"] == classes_of(peers[1])
 
 
+# Of 16 images and, in batches, some more.
 @pytest.mark.parametrize(
-    ("runtime", "name"),
+    ("runtime", "name", "batch_size"),
     [
-        ("tensorflow", ""),
-        ("litert", "model.tflite"),
-        ("openvino", ""),
-        ("openvino", "model.tflite"),
-        ("tensorflow", "model.keras"),
-        ("onnxruntime", "model.onnx"),
-        ("openvino", "model.onnx"),
-        ("openvino", "model.xml"),
+        ("tensorflow", "", 1),
+        ("litert", "model.tflite", 1),
+        ("openvino", "", 8),
+        ("openvino", "model.tflite", 1),
+        ("tensorflow", "model.keras", 5),
+        ("onnxruntime", "model.onnx", 5),
+        ("openvino", "model.onnx", 1),
+        ("openvino", "model.xml", 5),
     ],
 )
-def test_a_runtime_finds_the_classes_of_the_peer(deployed, runtime, name):
+def test_a_runtime_finds_the_classes_of_the_peer(deployed, runtime, name, batch_size):
     if runtime in inference_runtimes.OPTIONAL:
         pytest.importorskip(runtime)
     peer, _, directory = deployed
-    path = directory / name
-    description = run_worker(runtime=runtime, path=str(path), image_shape=[8, 8, 1])
-    assert description["classes"] == classes_of(peer)
+    description = run_worker(
+        runtime=runtime,
+        path=str(directory / name),
+        image_shape=[8, 8, 1],
+        batch_size=batch_size,
+    )
+    images = -(-16 // batch_size) * batch_size
+    assert description["classes"] == classes_of(peer, images)
     assert description["load_seconds"] > 0
     assert description["version"][0].isdecimal()
 

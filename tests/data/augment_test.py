@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from afd_tf.base.errors import UserError
-from afd_tf.data import augment, random_crop
+from afd_tf.data import augment, choices, random_crop
 
 
 def random_images(*shape):
@@ -80,27 +80,10 @@ def test_central_crop():
     np.testing.assert_array_equal(inner, random_images(256, 300, 1)[16:240, 38:262])
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "expected"),
-    [
-        ("cifar100", (32, 32, 3), "cifar"),
-        ("mnist", (28, 28, 1), "none"),
-        ("svhn_cropped", (32, 32, 3), "none"),
-        ("imagenet2012", (224, 224, 3), "imagenet"),
-        ("tiny", (64, 64, 3), "cifar"),
-    ],
-)
-def test_auto(name, shape, expected):
-    assert (
-        augment.resolve_augmentation("auto", name=name, image_shape=shape) == expected
-    )
-    assert augment.resolve_augmentation("none", name=name, image_shape=shape) == "none"
-
-
 def test_randaugment_crops_as_the_size_asks_for():
-    assert augment.crop_style("randaugment", image_shape=(64, 64, 1)) == "cifar"
-    assert augment.crop_style("randaugment", image_shape=(64, 65, 3)) == "imagenet"
-    assert augment.crop_style("none", image_shape=(64, 65, 3)) == "none"
+    assert choices.crop_style("randaugment", image_shape=(64, 64, 1)) == "cifar"
+    assert choices.crop_style("randaugment", image_shape=(64, 65, 3)) == "imagenet"
+    assert choices.crop_style("none", image_shape=(64, 65, 3)) == "none"
     with pytest.raises(UserError, match="--padding=zero"):
         augment.check_padding("reflect", augment="randaugment", image_shape=(4, 9, 3))
     augment.check_padding("reflect", augment="randaugment", image_shape=(4, 99, 3))
@@ -124,8 +107,6 @@ def test_some_images_are_changed():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="Did you mean 'cifar'"):
-        augment.resolve_augmentation("cifer", name="x", image_shape=(8, 8, 3))
     with pytest.raises(UserError, match="unknown padding 'mirror'"):
         augment.check_padding("mirror", augment="cifar", image_shape=(8, 8, 3))
     with pytest.raises(UserError, match="--padding=zero"):

@@ -219,3 +219,13 @@ def test_class_counts(digits):
     )
     assert digits.class_counts() == [int(np.sum(labels == k)) for k in range(10)]
     assert sum(digits.class_counts("test")) == digits.info.examples["test"]
+
+
+def test_numpy_batches_leave_out_what_fills_up():
+    dataset = numbered(10)
+    images, labels = zip(*dataset.numpy_batches("test", batch_size=4), strict=True)
+    whole = dataset.info.examples["test"]
+    assert sum(map(len, labels)) == whole
+    (batch,) = dataset.evaluation_batches("test", batch_size=whole)
+    np.testing.assert_array_equal(np.concatenate(images), batch["image"])
+    np.testing.assert_array_equal(np.concatenate(labels), batch["label"])

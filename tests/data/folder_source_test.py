@@ -171,7 +171,7 @@ def test_streaming(make_folder, monkeypatch, augment):
     root = make_folder({"train/a": 9, "train/b": 12, "test/a": 3, "test/b": 2})
     arguments = {"augment": augment, "validation_examples": 5}
     held = load(root, **arguments)
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     streamed = load(root, **arguments)
     assert streamed.info.examples == {"train": 16, "validation": 5, "test": 5}
     if augment != "imagenet":  # which cuts the edges off
@@ -200,7 +200,7 @@ def test_streaming(make_folder, monkeypatch, augment):
 def test_streamed_images_of_different_sizes(make_folder, monkeypatch):
     root = make_folder(BASIC)
     Image.new("RGB", (300, 256), (10, 20, 30)).save(root / "test/a/wide.png")
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     dataset = load(root, image_size=16, augment="imagenet")
     (batch,) = dataset.train_batches(batch_size=8, seed=0, epochs=1)
     assert batch["image"].shape == [7, 16, 16, 3]
@@ -212,7 +212,7 @@ def test_a_broken_image_is_named_before_it_is_streamed(make_folder, monkeypatch)
     root = make_folder(BASIC)
     file = root / "train/b/000.png"
     file.write_bytes(file.read_bytes()[:120])
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     with pytest.raises(UserError, match=re.escape("train/b/000.png")):
         load(root)
 
@@ -398,7 +398,7 @@ def test_names_of_any_bytes(tmp_path, monkeypatch):
     text = json.dumps(dataset.info.to_json(), ensure_ascii=False)
     assert text.encode("utf-8").count(b"\n") == 0
     assert records.loads(records.dumps(dataset.record)) == dataset.record
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     streamed = load(root)
     for side in ("train", "test"):
         for left, right in zip(
@@ -506,7 +506,7 @@ def test_random_crops_are_taken_from_whole_images(tmp_path, monkeypatch):
     crops = np.concatenate([b["image"] for b in batches.as_numpy_iterator()])
     assert np.count_nonzero(np.ptp(crops, axis=(1, 2, 3)) > 50) > len(crops) / 3
     # A large data set is evaluated as usual: "resize to 256, crop 224".
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     large, _ = everything(load(tmp_path / "x", **arguments), "test")
     assert large.shape == images.shape
     assert (large != images).any()

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from afd_tf.base.errors import UserError
@@ -221,3 +222,15 @@ def test_a_bomb_that_shows_while_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", explode)
     with pytest.raises(UserError, match=r"a\.png is too large"):
         image_files.read_image(path, channels=3)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.875])
+def test_central_size_is_that_of_tensorflow(fraction):
+    """Halves of a pixel too, which are no halves in float32."""
+    sizes = np.random.default_rng(0).integers(1, 1000, (100, 2))
+    for height, width in [(300, 300), (500, 500), *sizes.tolist()]:
+        image = tf.cast([height, width], tf.float32)
+        scale = tf.reduce_min(image / [96.0, 72.0]) * fraction
+        expected = tf.maximum(tf.round(scale * [96.0, 72.0]), 1).numpy()
+        found = image_files.central_size((height, width), (96, 72), fraction)
+        assert found == tuple(expected), (height, width)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afd_tf.data.sampling import balanced_repeats, stratified_choice
+from afd_tf.data.sampling import balanced_repeats
 from tests.data.numbered import collect, numbered, numbers_of
 
 
@@ -54,16 +54,3 @@ def test_balanced_draws_are_fair():
     assert abs(pairs - 300 * (6 * 5) / (9 * 8)).max() < 4.5 * np.sqrt(300 * 0.243)
     other = repeats_of(np.repeat([0, 1], [9, 3]), 3, seed=1)
     assert (other != repeats_of(np.repeat([0, 1], [9, 3]), 3)).any()
-
-
-def test_stratified_choice():
-    labels = np.repeat([0, 1, 2], [500, 300, 200])
-    np.random.default_rng(0).shuffle(labels)
-    chosen = stratified_choice(labels, 100, seed=0)
-    np.testing.assert_array_equal(np.bincount(labels[chosen]), [50, 30, 20])
-    assert len(set(chosen.tolist())) == 100
-    np.testing.assert_array_equal(chosen, stratified_choice(labels, 100, seed=0))
-    assert (chosen != stratified_choice(labels, 100, seed=1)).any()
-    assert len(stratified_choice(labels, 0, seed=0)) == 0
-    everything = stratified_choice(labels, 1000, seed=0)
-    np.testing.assert_array_equal(everything, np.arange(1000))

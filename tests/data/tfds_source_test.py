@@ -94,7 +94,7 @@ def plain(store):
 def test_images_and_labels(plain, monkeypatch, streamed):
     written, root = plain
     if streamed:
-        monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     dataset = data.load("plain", data_dir=root)
     assert dataset.info.image_shape == (8, 8, 3)
     assert dataset.info.class_names == ("w", "x", "y", "z")
@@ -114,7 +114,7 @@ def test_images_and_labels(plain, monkeypatch, streamed):
 def test_a_stream_repeats_itself_and_reshuffles(plain, monkeypatch):
     _, root = plain
     held = data.load("plain", data_dir=root, augment="none", validation_examples=7)
-    monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     streamed = data.load("plain", data_dir=root, augment="none", validation_examples=7)
     assert streamed.info == held.info
     for split in ("train", "validation"):
@@ -244,7 +244,7 @@ def test_images_of_different_sizes(store, monkeypatch, streamed):
     write, root = store
     write(f"sizes_{streamed}".lower(), COUNTS, shape=(None, None, 3))
     if streamed:
-        monkeypatch.setattr("afd_tf.data.dataset.MAX_IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("afd_tf.data.sources.MAX_IN_MEMORY_BYTES", 0)
     name = f"sizes_{streamed}".lower()
     with pytest.raises(UserError, match=r"from 6x9 to 8x9 .*--image_size=N"):
         data.load(name, data_dir=root)
