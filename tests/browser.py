@@ -1,8 +1,12 @@
 """Chromium, driven by selenium, for the tests of pages."""
 
 import contextlib
+import functools
+import http.server
 import shutil
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,18 @@ def chromium(*arguments) -> Iterator:
     service = webdriver.ChromeService(program("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as driver:
         yield driver
+
+
+@contextlib.contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """Serves plain files, as the simplest host does."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

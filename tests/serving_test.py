@@ -34,7 +34,13 @@ from tests import exports
 pytest.importorskip("tensorflow_serving", reason="requirements-serving.txt is missing")
 
 import grpc
-from google.protobuf import text_format
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
 from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -335,13 +341,164 @@ def test_signatures_over_grpc(ports, classifier):
         )
 
 
+def test_documented_load(ports, images):
+    image, _ = images
+    command = documented("load.py", ports, image)
+    result = shell(f"{command} --requests=7 --clients=3")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["requests"] == 7
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= 1000 * found["seconds"]
+    speed = found["requests"] / found["seconds"]
+    assert found["requests_per_second"] == pytest.approx(speed, rel=0.1)
+
+
+def test_load_reports_mistakes(ports, images, tmp_path):
+    image, text = images[0], tmp_path / "text.txt"
+    text.write_text("not an image")
+    command = documented("load.py", ports, image)
+    elsewhere = command.replace("127.0.0.1", "example.org")
+    assert "give one on localhost" in shell(elsewhere).stderr
+    refused = shell(documented("load.py", ports, text)).stderr
+    assert refused.startswith("error: 400 ")
+    assert refused.count("\n") == 1
+    assert "allow more" in shell(f"{command} --seconds=0").stderr
+
+
+def test_every_runtime_is_measured_on_the_released_model():
+    version = "savedmodels/cifar100_resnet20/1"
+    result = shell(
+        f"python examples/serving/measure.py {version} --rounds 2 --batch_sizes 1 3 "
+        "--requests 4 --clients 2"
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    differences = found["probability_difference"]
+    assert list(differences) == [
+        "tensorflow",
+        "onnxruntime",
+        "openvino",
+        "openvino_default",
+    ]
+    assert differences["onnxruntime"] < 1e-5
+    assert differences["openvino"] < 1e-5
+    assert differences["openvino_default"] < 0.05
+    rows = found["measurements"]
+    assert [(row["round"], row["batch_size"], row["runtime"]) for row in rows] == [
+        (number, size, name)
+        for number in range(2)
+        for size in (1, 3)
+        for name in differences
+    ]
+    for row in rows:
+        assert row["requests"] == 4
+        speed = row["batch_size"] * row["requests"] / row["seconds"]
+        assert row["images_per_second"] == pytest.approx(speed, rel=0.1)
+        assert row["p50_ms"] <= row["p99_ms"]
+    for median in found["medians"]:
+        pair = [
+            row["p99_ms"]
+            for row in rows
+            if all(row[key] == median[key] for key in ("runtime", "batch_size"))
+        ]
+        assert median["p99_ms"] == pytest.approx(np.mean(pair), abs=0.006)
+
+
+def test_the_page_says_what_was_measured():
+    page = (ROOT / "docs" / "serving.md").read_text()
+    found = json.loads((ROOT / "results" / "serving.json").read_text())
+    rows = [
+        line.strip("| ").split(" | ") for line in page.splitlines() if "| `" in line
+    ]
+    assert {(runtime.strip("`"), size) for runtime, size, *_ in rows} == {
+        (row["runtime"], str(row["batch_size"])) for row in found["medians"]
+    }
+    for runtime, size, *shown in rows:
+        # From the measurements themselves.
+        own = [
+            [row[key] for key in ("images_per_second", "p50_ms", "p99_ms")]
+            for row in found["measurements"]
+            if f"`{row['runtime']}` {row['batch_size']}" == f"{runtime} {size}"
+        ]
+        values = [float(text.replace(",", "")) for text in shown]
+        speed, *latencies = np.median(own, axis=0)
+        assert values[0] == pytest.approx(speed, abs=0.51)
+        assert values[1:] == pytest.approx(latencies, abs=0.06)
+
+
+def test_a_version_without_onnx_is_one_line(exported):
+    *_, version = exported
+    result = shell(f"python examples/serving/measure.py {shlex.quote(str(version))}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == 1
+    assert "give a version that was exported with --formats=" in result.stderr
+
+
 def test_compose_file_fits_the_rest():
     """Docker was not run."""
     text = (EXAMPLE / "docker-compose.yml").read_text()
     mounts = dict(re.findall(r"^ +- (\.\S+?):(/\S+):ro$", text, re.M))
+    files = ("models.config", "batching_parameters.txt", "monitoring.config")
     assert mounts == {
         "../../savedmodels": "/models",
-        "./models.config": "/models.config",
+        **{f"./{name}": f"/{name}" for name in files},
     }
-    assert "--model_config_file=/models.config" in text
     assert {(EXAMPLE / path).exists() for path in mounts} == {True}
+    for flag, name in zip(
+        ("model_config_file", "batching_parameters_file", "monitoring_config_file"),
+        files,
+        strict=True,
+    ):
+        assert f"--{flag}=/{name}\n" in text
+    assert "--enable_batching\n" in text
+
+
+def read_text_proto(name, fields):
+    """Parses a file by these fields, {name: type}, of the server's documentation."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{name}.proto",
+        package="documented",
+        dependency=["google/protobuf/wrappers.proto"],
+    )
+    for message, own in fields.items():
+        described = file.message_type.add(name=message)
+        for number, (field, kind) in enumerate(own.items(), start=1):
+            entry = described.field.add(name=field, number=number, label=1)
+            if isinstance(kind, str):
+                entry.type, entry.type_name = entry.TYPE_MESSAGE, kind
+            else:
+                entry.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    outer = pool.FindMessageTypeByName(f"documented.{list(fields)[-1]}")
+    message = message_factory.GetMessageClass(outer)()
+    return text_format.Parse((EXAMPLE / name).read_text(), message)
+
+
+def test_batching_and_monitoring_are_what_the_server_reads():
+    """After session_bundle_config.proto and monitoring_config.proto of its sources."""
+    number = ".google.protobuf.Int64Value"
+    keys = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
+    batching = read_text_proto(
+        "batching_parameters.txt",
+        {"BatchingParameters": dict.fromkeys([*keys, "num_batch_threads"], number)},
+    )
+    assert batching.max_batch_size.value == 32
+    assert 0 < batching.batch_timeout_micros.value < 10_000
+    kinds = descriptor_pb2.FieldDescriptorProto
+    monitoring = read_text_proto(
+        "monitoring.config",
+        {
+            "PrometheusConfig": {
+                "enable": kinds.TYPE_BOOL,
+                "path": kinds.TYPE_STRING,
+            },
+            "MonitoringConfig": {"prometheus_config": ".documented.PrometheusConfig"},
+        },
+    )
+    assert monitoring.prometheus_config.enable
+    path = monitoring.prometheus_config.path
+    readme = (EXAMPLE / "README.md").read_text()
+    assert f"metrics_path: {path}\n" in readme
+    assert f"http://localhost:8501{path}\n" in readme

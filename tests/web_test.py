@@ -1,14 +1,10 @@
 """The page of web/, built, in headless Chromium, against Python on the same files."""
 
-import contextlib
-import functools
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import keras
@@ -22,7 +18,8 @@ from sklearn import datasets
 from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.data.image_files import read_image
 from tests import browser, exports, tiny
-from tests.browser import program
+from tests.browser import program, served
+from tests.npm_packages import NO_REGISTRY
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -33,9 +30,6 @@ WEB = Path(__file__).parents[1] / "web"
 ORIENTATION = 0x0112
 SECONDS = 30
 SHAPES = {"digits": (8, 8, 1), "colours": (32, 32, 3), "oblong": (24, 40, 3)}
-
-# What npm says when it cannot reach its registry, and not when the lock is wrong.
-NO_REGISTRY = r"npm error code (ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH)"
 
 
 def node(directory, *arguments) -> subprocess.CompletedProcess:
@@ -135,21 +129,6 @@ def read_all(paths, shape) -> np.ndarray:
     return np.stack(
         [read_image(path, channels=shape[2], image_size=shape[:2]) for path in paths]
     )
-
-
-@contextlib.contextmanager
-def served(directory: Path):
-    """Serves plain files, as the simplest host does."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 class Page:
@@ -333,6 +312,56 @@ def test_a_missing_model_is_reported(page, site, url):
     manifest["formats"]["tflite_float16"] = {"path": path}
     assert not error_of("another_tflite", json.dumps(manifest), content)
     assert not page.uncaught()
+
+
+def test_the_model_card_is_shown(page, site):
+    version = site / "models" / "colours" / "1"
+    manifest = json.loads((version / "manifest.json").read_text())
+    page.open("?model=models/colours/1")
+    assert not page.driver.find_element(By.ID, "card-text").is_displayed()
+    page.driver.find_element(By.CSS_SELECTOR, "#card summary").click()
+    shown = page.text("card-text").splitlines()
+    titles = ["resnet8 on tiny", "Files", "Classes", "Use", "Limits", "Training"]
+    assert [line for line in shown if line in titles] == titles
+    entry = manifest["formats"]["tflite"]
+    assert (
+        f"tflite model.tflite {entry['bytes'] / 1e3:,.0f} {entry['accuracy']:.2%} "
+        f"{entry['agreement']:.2%} {entry['probability_difference']:.1e}"
+    ) in shown
+    assert f"parameters {manifest['parameters']:,}" in shown
+    assert 'network = Interpreter("model.tflite").get_signature_runner()' in shown
+    assert f"--method={manifest['flags']['method']}" in shown
+    assert not page.uncaught()
+
+
+def test_a_card_is_text_and_may_be_missing(page, driver, site):
+    """Nothing in it is run, and marks with a backslash are shown as they are."""
+    shutil.copytree(site / "model", site / "hostile")
+    card = site / "hostile" / "README.md"
+    card.write_text(
+        "# a\\_b \\<i> <img src=x onerror=document.title=0>\n\n| | |\n|---|---|\n"
+        "| c\\|d | `e_f` |\n```\n| <script>\n```\n[g](javascript:0) `h\n"
+    )
+    page.open("?model=hostile")
+    actual = page.driver.execute_script(
+        """return Array.from(document.querySelectorAll("#card-text *"))
+             .filter((each) => !each.children.length)
+             .map((each) => [each.tagName, each.textContent])"""
+    )
+    assert actual == [
+        ["H2", "a_b <i> <img src=x onerror=document.title=0>"],
+        ["TD", "c|d"],
+        ["CODE", "e_f"],
+        ["PRE", "| <script>"],
+        ["P", "[g](javascript:0) `h"],
+    ]
+    card.unlink()
+    # Another address, where nothing is kept for offline yet.
+    with served(site) as url:
+        page = Page(driver, url).open("?model=hostile")
+        assert page.text("status") == "Ready."
+        assert not driver.find_element(By.ID, "card").is_displayed()
+        page.run("navigator.serviceWorker.ready.then(() => true)")
 
 
 def test_a_browser_without_webassembly_is_told(page):

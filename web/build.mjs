@@ -9,6 +9,7 @@ const PAGE = [
   "index.html",
   "style.css",
   "page.js",
+  "card.js",
   "classifier.js",
   "picture.js",
   "service_worker.js",
@@ -72,7 +73,9 @@ function readModel(directory) {
   if (networks.length === 0) {
     throw new Error(`${directory} has no .tflite file: export it with tflite.`);
   }
-  return { directory, files: ["manifest.json", ...networks] };
+  // Versions of earlier exports have no model card.
+  const card = existsSync(join(directory, "README.md")) ? ["README.md"] : [];
+  return { directory, files: ["manifest.json", ...card, ...networks] };
 }
 
 function copy(source, name) {

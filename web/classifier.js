@@ -2,21 +2,26 @@
 
 import { readPicture } from "./picture.js";
 
+const CARD = "README.md";
+
 /**
  * Loads a network.
  *
  * @param {URL} directory holds manifest.json and what it names; ends in a slash.
- * @returns {Promise<{name: string, shape: number[], classify: (file: Blob) => Promise<{
+ * @returns {Promise<{name: string, shape: number[], card: string,
+ *   classify: (file: Blob) => Promise<{
  *   classes: {name: string, probability: number}[], milliseconds: number}>}>}
- *   shape: height, width and channels. classify: all classes, the likeliest first, and
- *   the time of the network alone.
+ *   shape: height, width and channels. card: the model card, Markdown, "" without one.
+ *   classify: all classes, the likeliest first, and the time of the network alone.
  */
 export async function loadClassifier(directory) {
   if (typeof WebAssembly === "undefined") {
     throw new Error("This browser has no WebAssembly, or it is switched off.");
   }
-  const { name, shape, classNames, path, sha256 } = await readManifest(directory);
+  const manifest = await readManifest(directory);
+  const { name, shape, classNames, path, sha256 } = manifest;
   const content = await readModel(new URL(path, directory), sha256);
+  const card = manifest.hasCard ? await readText(new URL(CARD, directory)) : "";
   const { loadAndCompile, Tensor } = await loadRuntime();
   const model = await loadAndCompile(content, {
     accelerator: "wasm", // Networks this small are no faster with WebGPU.
@@ -49,7 +54,7 @@ export async function loadClassifier(directory) {
 
   // The first run takes ten times as long as any other.
   await run(new Uint8Array(shape[0] * shape[1] * shape[2]));
-  return { name, shape, classify };
+  return { name, shape, card, classify };
 }
 
 function softmax(logits) {
@@ -66,7 +71,9 @@ async function readManifest(directory) {
     const { name, dataset, formats, files } = await response.json();
     const { image_shape: shape, class_names: classNames } = dataset;
     const path = modelPath(formats);
-    manifest = { name, shape, classNames, path, sha256: files[path]?.sha256 };
+    const hasCard = CARD in files;
+    const { sha256 } = files[path] ?? {};
+    manifest = { name, shape, classNames, path, sha256, hasCard };
   } catch {
     // E.g. a host that answers every address with its front page.
     throw new Error(
@@ -102,6 +109,15 @@ async function readModel(url, sha256) {
     }
   }
   return content;
+}
+
+/** A file that the page can do without. */
+async function readText(url) {
+  try {
+    return await (await fetchFile(url)).text();
+  } catch {
+    return "";
+  }
 }
 
 async function loadRuntime() {

@@ -1,5 +1,6 @@
 // What the page shows and listens to.
 
+import { readCard } from "./card.js";
 import { loadClassifier } from "./classifier.js";
 
 const MOST_SHOWN = 5;
@@ -27,8 +28,10 @@ async function start() {
 
   classifier = loadClassifier(modelDirectory());
   try {
-    const { name, shape } = await classifier;
+    const { name, shape, card } = await classifier;
     element("network").textContent = name;
+    element("card-text").replaceChildren(...readCard(card));
+    element("card").hidden = !card;
     const [height, width] = shape;
     document.body.style.setProperty("--shape", `${width} / ${height}`);
     say("Ready.");
@@ -131,7 +134,10 @@ function closeCamera() {
 /** Keeps all that was loaded, so that the page also opens without a network. */
 async function keepForOffline() {
   if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
-  const loaded = performance.getEntriesByType("resource").map(({ name }) => name);
+  const loaded = performance
+    .getEntriesByType("resource")
+    .filter(({ responseStatus }) => !(responseStatus >= 400)) // E.g. no model card.
+    .map(({ name }) => name);
   const cache = await caches.open("afd_tf");
   await cache.addAll(new Set([location.href, ...loaded]));
   await navigator.serviceWorker.register("service_worker.js");
