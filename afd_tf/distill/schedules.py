@@ -17,7 +17,8 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
       learning_rate: of the first step.
-      drops: parts of the run, 0..1; each is rounded to the nearest whole epoch.
+      drops: parts of the run, 0..1; each is rounded to the nearest whole epoch, but
+        only 0 to the beginning.
       factor: of each drop.
       epochs: length of the run.
       steps_per_epoch: training steps of an epoch.
@@ -39,7 +40,9 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
                 f"learning-rate drops {list(drops)} are given as parts of the run, "
                 "each between 0 and 1, e.g. 0.5,0.75."
             )
-        self.boundaries = [round(drop * epochs) * steps_per_epoch for drop in drops]
+        self.boundaries = [
+            max(round(drop * epochs), drop > 0) * steps_per_epoch for drop in drops
+        ]
         self.values = [learning_rate * factor**count for count in range(len(drops) + 1)]
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:

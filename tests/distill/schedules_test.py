@@ -14,13 +14,19 @@ from afd_tf.distill.schedules import Cosine, LinearWarmup, StepDecay
 
 @pytest.mark.parametrize(
     ("drops", "epochs", "steps_per_epoch"),
-    [((0.5, 0.75), 8, 3), ((0.25, 0.5), 300, 2), ((), 3, 2), ((0.5,), 1, 4)],
+    [((0.5, 0.75), 8, 3), ((0.25, 0.5), 300, 2), ((), 3, 2), ((0.0, 0.5), 2, 3)],
 )
 def test_step_decay_of_every_step(drops, epochs, steps_per_epoch):
     schedule = StepDecay(0.1, drops, 0.1, epochs, steps_per_epoch)
     for step in range(epochs * steps_per_epoch):
         passed = sum(step // steps_per_epoch >= round(drop * epochs) for drop in drops)
         assert float(schedule(step)) == pytest.approx(0.1 * 0.1**passed, rel=1e-5), step
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_short_run_begins_at_the_full_rate(epochs):
+    schedule = StepDecay(0.1, (0.2, 0.5), 0.1, epochs, 3)
+    assert [float(schedule(step)) for step in range(3)] == pytest.approx([0.1] * 3)
 
 
 def test_the_recipes_epochs():
