@@ -1,5 +1,10 @@
 """Flags at their defaults, an empty cache, and exported peers."""
 
+import fcntl
+import json
+import os
+from pathlib import Path
+
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -7,7 +12,7 @@ from absl.testing import flagsaver
 from afd_tf.base.command_line import quick_imports
 
 with quick_imports():
-    from afd_tf import data
+    from afd_tf import data, models
 
 from afd_tf.artifacts.manifest import FORMATS
 from tests import exports
@@ -32,6 +37,12 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than cores: many tests wait for the processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
@@ -50,21 +61,42 @@ def digits(tmp_path_factory):
     return data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture(scope="module")
-def exported(digits, tmp_path_factory):
+def export_once(tmp_path_factory, peer_name, trained, formats):
+    """Returns what the first of several test processes exports for all."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / f"exported_{peer_name}"
+    folder.mkdir(exist_ok=True)
+    dataset = data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "answer.json").exists():
+            if trained:
+                peer = exports.trained_peer(peer_name, dataset)
+            else:
+                peer = exports.random_peer(peer_name, dataset.info)
+            exports.trackable(peer).write(str(folder / "variables"))
+            export_dir = folder / "new" / "digits"
+            answer, _ = exports.export(peer, dataset, export_dir, formats)
+            (folder / "answer.json").write_text(json.dumps(answer))
+    answer = json.loads((folder / "answer.json").read_text())
+    peer = models.build_peer(peer_name, dataset.info)
+    exports.trackable(peer).read(str(folder / "variables")).assert_consumed()
+    version = folder / "new" / "digits" / Path(answer["directory"]).name
+    return peer, answer, version
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
     """A peer, the answer of `export`, and the directory that it wrote."""
-    peer = exports.random_peer("resnet8", digits.info)
-    export_dir = tmp_path_factory.mktemp("savedmodels") / "new" / "digits"
-    return peer, *exports.export(peer, digits, export_dir)
+    return export_once(tmp_path_factory, "resnet8", False, exports.BOTH)
 
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory):
     """A trained peer, the answer of `export`, and the directory, in every format."""
-    dataset = data.load("digits", cache_dir=str(tmp_path_factory.mktemp("cache")))
-    peer = exports.trained_peer("wrn_10_1", dataset)
-    export_dir = tmp_path_factory.mktemp("deployed")
-    return peer, *exports.export(peer, dataset, export_dir, list(FORMATS))
+    return export_once(tmp_path_factory, "wrn_10_1", True, list(FORMATS))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from afd_tf import models
 from afd_tf.artifacts import exporter
@@ -41,6 +42,11 @@ def trained_peer(name, dataset, epochs=3) -> models.Peer:
     batches = dataset.train_batches(batch_size=32, seed=0, epochs=epochs)
     method.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=0)
     return peer
+
+
+def trackable(peer) -> tf.train.Checkpoint:
+    """The variables of a peer, to be written and read."""
+    return tf.train.Checkpoint(variables=[each.value for each in peer.variables])
 
 
 def tell_apart(peer, images) -> None:

@@ -64,10 +64,9 @@ def test_a_batch_that_does_not_divide_counts_every_image(size):
     np.testing.assert_array_equal(np.concatenate(seen), labels)
 
 
-@pytest.mark.parametrize(
-    "variant", [AdversarialFeatureDistillation, UnpairedFeatureDistillation]
-)
-def test_xla_computes_the_same(variant):
+def test_xla_computes_the_same():
+    # The variant of AFD with the most to compile.
+    variant = UnpairedFeatureDistillation
     plain, compiled = (afd(variant, jit_compile=x) for x in (False, True))
     for seed in range(2):
         expected = plain.take_step(tiny.batch(seed))

@@ -12,7 +12,7 @@ from tests.distill import same_step
 
 TOLERANCE = 1e-5
 # hardware_test.py tries AFD.
-XLA_CASE = "dml_2"
+XLA_CASE = "kd_2"
 # Replicas of all processes, by the name of the process.
 TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
 # What is tried on them: every method on the two kinds of two replicas, and on four of
