@@ -35,6 +35,8 @@ def test_flag_file(path, monkeypatch):
         row = methods.set_method_defaults()
         values = flags.FLAGS.flag_values_dict()
         image_shape = IMAGE_SHAPES[values["dataset"]]
+        if size := values["image_size"]:
+            image_shape = (size, size, 3)
         # A method leaves its peers as they are: files may share them.
         peers = build_peers(tuple(values["peers"]), image_shape, values["own_stages"])
         assert bool(values["teacher"]) == row.offline

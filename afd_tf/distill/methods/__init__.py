@@ -48,6 +48,7 @@ class MethodEntry(NamedTuple):
       defaults: of keyword arguments, and of the flags with their names, whose default
         is another one in this method.
       peer_defaults: of the flags with which its peers are built.
+      pretrained_defaults: of flags, where a peer may begin with trained weights.
     """
 
     build: Callable[..., Method]
@@ -55,6 +56,7 @@ class MethodEntry(NamedTuple):
     offline: bool = False
     defaults: Mapping[str, Any] = {}
     peer_defaults: Mapping[str, Any] = {}
+    pretrained_defaults: Mapping[str, Any] = {}
 
 
 def _build_afd_offline(
@@ -90,6 +92,7 @@ def _with_variants(settings_from_flags: Callable[[], dict]) -> Callable[[], dict
     }
 
 
+_NO_DECAY = {"afd_weight_decay": afd.PRETRAINED_RECIPE.decay}
 _LABELS_ALONE = {"logit_weight": 0.0, "temperature": 4.0}
 _MOSTLY_THE_TEACHER = {"label_weight": 0.1, "logit_weight": 0.9, "temperature": 4.0}
 
@@ -98,13 +101,19 @@ METHODS: dict[str, MethodEntry] = {
         _build_afd,
         _with_variants(afd.settings_from_flags),
         defaults={"topology": "cyclic"},
+        pretrained_defaults=_NO_DECAY,
     ),
     "afd_offline": MethodEntry(
         _build_afd_offline,
         _with_variants(afd_offline.settings_from_flags),
         offline=True,
+        pretrained_defaults=_NO_DECAY,
     ),
-    "alignment": MethodEntry(alignment.FeatureAlignment, alignment.settings_from_flags),
+    "alignment": MethodEntry(
+        alignment.FeatureAlignment,
+        alignment.settings_from_flags,
+        pretrained_defaults=_NO_DECAY,
+    ),
     "attention_transfer": MethodEntry(
         attention_transfer.AttentionTransfer,
         attention_transfer.settings_from_flags,
@@ -208,9 +217,10 @@ def set_method_defaults() -> MethodEntry:
     """
     set_optimizer_defaults()
     entry = _entry(_METHOD.value)
+    defaults = {**entry.defaults, **entry.peer_defaults}
     if pretrained_from_flags():
-        flags.FLAGS.set_default("afd_weight_decay", afd.PRETRAINED_RECIPE.decay)
-    for name, value in {**entry.defaults, **entry.peer_defaults}.items():
+        defaults |= entry.pretrained_defaults
+    for name, value in defaults.items():
         # Leaves alone what the command line has set.
         flags.FLAGS.set_default(name, value)
     return entry
