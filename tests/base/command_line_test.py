@@ -98,10 +98,11 @@ def test_an_interrupt_during_the_imports_is_one_line(command, tmp_path, heard):
     (tmp_path / "tensorflow.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(600)\n"
     )
-    # predict imports it when it opens what needs it.
+    # predict and evaluate import it when they open what needs it.
     (tmp_path / "saved_model.pb").touch()
+    images = ["a.png"] if command == "predict" else []
     with subprocess.Popen(
-        [sys.executable, "-m", f"afd_tf.{command}", f"--artifact={tmp_path}", "a.png"],
+        [sys.executable, "-m", f"afd_tf.{command}", f"--artifact={tmp_path}", *images],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,

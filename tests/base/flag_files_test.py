@@ -116,7 +116,8 @@ def test_a_missing_file_is_answered_with_those_that_ship():
     for path in (ROOT / "flags").glob("*.cfg"):
         assert f"flags/{path.name}" in message
     number = len(list((ROOT / "flags").glob("*/*.cfg")))
-    assert message.endswith(f"and {number} in flags/study/, flags/table/.")
+    folders = "flags/recipe/, flags/study/, flags/table/"
+    assert message.endswith(f"and {number} in {folders}.")
     with pytest.raises(UserError, match="Did you mean 'flags/table/resnet32_dml"):
         expand_flag_files(["--flagfile=flags/resnet32_dml.cfg"])
 
