@@ -326,7 +326,8 @@ def test_the_model_card_is_shown(page, site):
     entry = manifest["formats"]["tflite"]
     assert (
         f"tflite model.tflite {entry['bytes'] / 1e3:,.0f} {entry['accuracy']:.2%} "
-        f"{entry['agreement']:.2%} {entry['probability_difference']:.1e}"
+        f"{entry['agreement']:.2%} {entry['probability_difference']:.1e} "
+        f"{entry['milliseconds']:.2f}"
     ) in shown
     assert f"parameters {manifest['parameters']:,}" in shown
     assert 'network = Interpreter("model.tflite").get_signature_runner()' in shown

@@ -1,21 +1,35 @@
-"""The accuracy of an exported peer's files, and those that lose too much of it."""
+"""Accuracy and latency of an exported peer's files, and those that lose too much."""
 
+import os
+import platform
+import statistics
+import time
 from pathlib import Path
+
+import numpy as np
 
 from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.artifacts.evaluation import compare_networks
 from afd_tf.artifacts.manifest import FORMATS
+from afd_tf.artifacts.networks import ClassifierNetwork
 from afd_tf.artifacts.peer_network import peer_network
 from afd_tf.base.console import say
 from afd_tf.base.errors import UserError
 from afd_tf.data import Dataset
 from afd_tf.models import Peer
 
+# Of each format, after one that is not counted.
+_TIMED_CALLS = 10
+
 
 def measure_formats(
     peer: Peer, dataset: Dataset, directory: Path, manifest: dict
 ) -> None:
     """Adds the accuracy of the peer and of each format to the manifest.
+
+    "milliseconds" of a format is the time of one call on this machine, with one image
+    or, where the file takes a fixed number of them, with that many; "measured_with"
+    says what machine it is.
 
     Args:
       peer: the network, as it was trained.
@@ -32,8 +46,25 @@ def measure_formats(
     # Of itself, it differs in nothing.
     del own["agreement"], own["probability_difference"]
     manifest["checkpoint"] = own | {"measured_on": measured_on}
-    for name, measured in zip(formats, others, strict=True):
-        formats[name] |= measured | {"measured_on": measured_on}
+    manifest["measured_with"] = f"{platform.machine()}, {os.cpu_count()} processors"
+    for name, network, measured in zip(formats, networks[1:], others, strict=True):
+        images = np.zeros(
+            (formats[name]["batch_size"] or 1, *dataset.info.image_shape), np.uint8
+        )
+        formats[name] |= measured | {
+            "measured_on": measured_on,
+            "milliseconds": _latency(network, images),
+        }
+
+
+def _latency(network: ClassifierNetwork, images: np.ndarray) -> float:
+    """Returns the median time of a call in milliseconds."""
+    took = []
+    for _ in range(1 + _TIMED_CALLS):
+        start = time.perf_counter()
+        network.logits(images)
+        took.append(1e3 * (time.perf_counter() - start))
+    return round(statistics.median(took[1:]), 3)
 
 
 def drop_inaccurate_formats(

@@ -59,7 +59,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """
     lines = [
         *_head(manifest),
-        *_formats(manifest["formats"]),
+        *_formats(manifest["formats"], manifest["measured_with"]),
         *_classes(manifest),
         *_use(manifest),
         *_limits(manifest),
@@ -94,16 +94,17 @@ def _head(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _formats(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _formats(formats: Mapping[str, Mapping[str, Any]], measured_with: str) -> list[str]:
     lines = [
         "## Files",
         "",
-        "Each was measured on the test images; the two last columns compare it with "
-        "the network as it was trained: how often both see the same class, and the "
-        "largest difference of a probability.",
+        "Each was measured on the test images; two columns compare it with the network "
+        "as it was trained: how often both see the same class, and the largest "
+        f"difference of a probability. The time is that of one call ({measured_with}), "
+        "with one image unless the file takes more at a time.",
         "",
-        "| format | file | kB | accuracy | same class | difference |",
-        "|---|---|---|---|---|---|",
+        "| format | file | kB | accuracy | same class | difference | ms |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, entry in formats.items():
         if entry.get("refused"):
@@ -112,7 +113,7 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"| `{name}` | {path} | {entry['bytes'] / 1e3:,.0f} | "
             f"{entry['accuracy']:.2%} | {entry['agreement']:.2%} | "
-            f"{entry['probability_difference']:.1e} |"
+            f"{entry['probability_difference']:.1e} | {entry['milliseconds']:.2f} |"
         )
     refused = [entry["reason"] for entry in formats.values() if entry.get("refused")]
     return [*lines, *(f"\nLeft out: {_cell(reason)}." for reason in refused), ""]

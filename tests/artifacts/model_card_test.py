@@ -30,7 +30,7 @@ def test_the_card_tells_every_file_and_every_class(deployed):
         assert (
             f"| `{name}` | {place} | {entry['bytes'] / 1e3:,.0f} | "
             f"{entry['accuracy']:.2%} | {entry['agreement']:.2%} | "
-            f"{entry['probability_difference']:.1e} |"
+            f"{entry['probability_difference']:.1e} | {entry['milliseconds']:.2f} |"
         ) in card, name
     counts = manifest["checkpoint"]["class_examples"]
     found = manifest["checkpoint"]["class_accuracy"]
