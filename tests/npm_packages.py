@@ -18,6 +18,20 @@ from tests.browser import program
 NO_REGISTRY = r"npm error code (ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH)"
 
 
+def run_npm(directory, *arguments) -> None:
+    """Runs npm in a directory, or skips the test without npm or its registry."""
+    result = subprocess.run(
+        [program("npm"), *arguments, "--fetch-retries=1"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if re.search(NO_REGISTRY, result.stderr):
+        pytest.skip("the registry of npm cannot be reached")
+    assert result.returncode == 0, result.stderr
+
+
 def unpacked(name: str, version: str, sha512: str, *members: str) -> Path:
     """Returns a folder with files of a package, for which the first test asks npm.
 
@@ -27,7 +41,6 @@ def unpacked(name: str, version: str, sha512: str, *members: str) -> Path:
       sha512: of its archive, in Base64, as `npm view NAME@VERSION dist.integrity`.
       members: regular expressions of the files' paths within the package.
     """
-    npm = program("npm")
     # Another choice of files is another folder, which stays for later runs.
     chosen = hashlib.sha256("\n".join((sha512, *members)).encode()).hexdigest()[:12]
     folder = re.sub(r"\W+", "_", name) + f"_{version}_{chosen}"
@@ -35,16 +48,7 @@ def unpacked(name: str, version: str, sha512: str, *members: str) -> Path:
     if not cache.is_dir():
         # Beside it, so that it is there as a whole or not at all.
         with tempfile.TemporaryDirectory(dir=cache.parent) as work:
-            result = subprocess.run(
-                [npm, "pack", f"{name}@{version}", "--fetch-retries=1"],
-                cwd=work,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if re.search(NO_REGISTRY, result.stderr):
-                pytest.skip("the registry of npm cannot be reached")
-            assert result.returncode == 0, result.stderr
+            run_npm(work, "pack", f"{name}@{version}")
             (archive,) = Path(work).glob("*.tgz")
             digest = hashlib.sha512(archive.read_bytes()).digest()
             assert base64.b64encode(digest).decode() == sha512, name

@@ -19,7 +19,7 @@ from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.data.image_files import read_image
 from tests import browser, exports, tiny
 from tests.browser import program, served
-from tests.npm_packages import NO_REGISTRY
+from tests.npm_packages import run_npm
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -45,22 +45,11 @@ def node(directory, *arguments) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def web(tmp_path_factory) -> Path:
     """A copy of web/ with what npm installs."""
-    npm = program("npm")
     directory = tmp_path_factory.mktemp("project") / "web"
     shutil.copytree(
         WEB, directory, ignore=shutil.ignore_patterns("dist", "node_modules")
     )
-    options = ["--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=1"]
-    result = subprocess.run(
-        [npm, "ci", *options],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if re.search(NO_REGISTRY, result.stderr):
-        pytest.skip("the registry of npm cannot be reached")
-    assert result.returncode == 0, result.stderr
+    run_npm(directory, "ci", "--prefer-offline", "--no-audit", "--no-fund")
     return directory
 
 

@@ -118,7 +118,7 @@ class FineTuning:
             f"peer_{k}": peer for k, peer in enumerate(peers) if peer.pretrained
         }
         teachers = {
-            f"teacher_{k}": teacher
+            k: teacher
             for k, teacher in enumerate(frozen_teachers)
             if has_random_head(teacher)
         }
@@ -136,8 +136,8 @@ class FineTuning:
             # The teachers' outputs, which come last, are constants.
             maps = outputs[len(learners) :]
             logits |= {
-                name: teacher.classify(maps[int(name.rpartition("_")[2])].features)
-                for name, teacher in teachers.items()
+                f"teacher_{k}": teacher.classify(maps[k].features)
+                for k, teacher in teachers.items()
             }
             return (
                 {
@@ -150,9 +150,10 @@ class FineTuning:
                 },
             )
 
+        networks = learners | {f"teacher_{k}": each for k, each in teachers.items()}
         objectives = [
             Objective(name, "head", network.head_variables, recipe)
-            for name, network in (learners | teachers).items()
+            for name, network in networks.items()
         ]
         return Warmup(self.freeze_epochs, objectives, [Pass(forward, losses)])
 
