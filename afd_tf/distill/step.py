@@ -247,6 +247,8 @@ def _gradients(
             values,
             [variable.value for variable in each.variables],
             output_gradients=tf.ones_like(values) * weight,
+            # A control's loss may depend on none of its variables.
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         sums[each.metric("loss")] = tf.reduce_sum(values)
     sums |= {name: tf.reduce_sum(values) for name, values in monitors.items()}

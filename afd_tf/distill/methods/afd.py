@@ -240,7 +240,7 @@ class AdversarialFeatureDistillation(LogitDistillation):
             ]
             peer = f"peer_{number}"
             values[f"{peer}/discriminator"] = discriminator_loss(fake, real)
-            values[f"{peer}/feature"] = self.generator_weight() * generator_loss(fake)
+            values[f"{peer}/feature"] = self.feature_loss(fake)
             monitors |= _discriminator_accuracy(peer, fake, real)
         return values, monitors
 
@@ -255,9 +255,9 @@ class AdversarialFeatureDistillation(LogitDistillation):
         """
         return [ShownMap(values) for values in maps]
 
-    def generator_weight(self) -> float:
-        """Returns the weight of L_G."""
-        return self.adversarial_weight
+    def feature_loss(self, fake: Scores) -> tf.Tensor:
+        """Returns what moves the peer's feature map: L_G, float32 [n], weighted."""
+        return self.adversarial_weight * generator_loss(fake)
 
     def _transferred(self, outputs: Outputs) -> list[tf.Tensor]:
         """Returns M(F) of each network; M is the identity of a frozen teacher."""

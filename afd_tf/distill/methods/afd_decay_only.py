@@ -1,8 +1,9 @@
 """A control for AFD: the Adam of the feature maps with nothing but its weight decay."""
 
+import tensorflow as tf
 from absl import flags
 
-from afd_tf.distill.methods.afd import AdversarialFeatureDistillation
+from afd_tf.distill.methods.afd import AdversarialFeatureDistillation, Scores
 
 _DECAY_ONLY = flags.DEFINE_bool(
     "afd_decay_only",
@@ -22,9 +23,9 @@ class DecayOnlyControl(AdversarialFeatureDistillation):
     Args and errors: see `AdversarialFeatureDistillation`.
     """
 
-    def generator_weight(self) -> float:
-        """Returns 0: the loss has no gradient."""
-        return 0.0
+    def feature_loss(self, fake: Scores) -> tf.Tensor:
+        """Returns 0 for each map, which costs no pass back through the peer."""
+        return tf.zeros_like(fake.values)
 
 
 def chosen_from_flags() -> bool:
