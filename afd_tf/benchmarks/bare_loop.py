@@ -107,8 +107,9 @@ class BareDiscriminator(BareNetwork):
 
     def __init__(self, discriminator):
         super().__init__()
-        self.convolve = self.convolution(discriminator.convolution, 2)
-        self.normalize = self.normalization(discriminator.normalization)
+        (block,) = discriminator.hidden
+        self.convolve = self.convolution(block.convolution, 2)
+        self.normalize = self.normalization(block.normalization)
         self.kernel = self.variable(discriminator.score.kernel)
         self.bias = self.variable(discriminator.score.bias)
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from afd_tf.base.errors import UserError
-from afd_tf.models.batch_normalization import BatchNormalization
-from afd_tf.models.layers import ConvolutionBlock, convolution, he_normal
+from afd_tf.base.errors import UserError, unknown_name
+from afd_tf.models.layers import ConvolutionBlock, he_normal
 from afd_tf.models.peer import Peer
 
 
@@ -49,22 +48,28 @@ def build_transfer_layers(peers: Sequence[Peer], channels: int) -> list[Transfer
     return layers
 
 
+# Channels of the hidden maps, relative to those of the feature map.
+SIZES = {"small": (1,), "large": (2, 4)}
+
+
 class Discriminator(keras.Model):
     """D_k of the paper: one number in 0..1 per feature map, 1 = "another's", 0 = "own".
 
-    A 3x3 convolution with stride 2, batch normalization, LeakyReLU 0.2, a convolution
-    as large as the remaining map to one channel, sigmoid. Real and fake maps are
-    passed in separate calls, each normalized with its own batch statistics.
+    A 3x3 convolution with stride 2, batch normalization and LeakyReLU 0.2, once or
+    twice, then a convolution as large as the remaining map to one channel, sigmoid.
 
     Args:
       map_shape: height, width and channels of the feature maps.
+      size: "small", one hidden map with the channels of the feature map (38,000
+        parameters for 8x8x64), or "large", two with twice and four times as many
+        (370,000).
       **kwargs: of a Keras model.
 
     Raises:
-      UserError: the map is smaller than 2x2.
+      UserError: the map is smaller than 2x2, or the size is unknown.
     """
 
-    def __init__(self, map_shape: Sequence[int], **kwargs):
+    def __init__(self, map_shape: Sequence[int], size: str = "small", **kwargs):
         super().__init__(**kwargs)
         height, width, channels = map_shape
         if min(height, width) < 2:
@@ -73,17 +78,26 @@ class Discriminator(keras.Model):
                 "which needs 2x2: enlarge the images with --image_size, or take "
                 "--method=dml, which compares logits only."
             )
-        self.convolution = convolution(channels, 3, strides=2)
-        self.normalization = BatchNormalization()
+        if size not in SIZES:
+            raise unknown_name("discriminator", size, SIZES)
+        self.hidden = [
+            ConvolutionBlock(factor * channels, strides=2, activation=False)
+            for factor in SIZES[size]
+        ]
+        remaining = 2 ** len(self.hidden)
         self.score = keras.layers.Conv2D(
             1,
-            ((height + 1) // 2, (width + 1) // 2),
+            (-(-height // remaining), -(-width // remaining)),
             padding="valid",
             kernel_initializer=he_normal(),
         )
 
     def call(self, maps: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns scores, float32 [B] in 0..1, of feature maps [B, h, w, c]."""
-        hidden = self.normalization(self.convolution(maps), training=training)
-        scores = self.score(tf.nn.leaky_relu(hidden, alpha=0.2))
+        """Returns scores, float32 [B] in 0..1, of feature maps [B, h, w, c].
+
+        In training the maps of a call are normalized with their own batch statistics.
+        """
+        for block in self.hidden:
+            maps = tf.nn.leaky_relu(block(maps, training=training), alpha=0.2)
+        scores = self.score(maps)
         return tf.sigmoid(tf.reshape(tf.cast(scores, tf.float32), [-1]))

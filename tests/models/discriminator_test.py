@@ -27,7 +27,7 @@ def test_layers_by_hand():
     # 3x3 convolution, scale and shift, 4x4 convolution with bias: about 38,000.
     assert discriminator.count_params() - 2 * 64 == 9 * 64 * 64 + 2 * 64 + 16 * 64 + 1
     maps = np.random.default_rng(0).normal(size=(3, 8, 8, 64)).astype(np.float32)
-    hidden = discriminator.convolution(maps).numpy()
+    hidden = discriminator.hidden[0].convolution(maps).numpy()
     normal = (hidden - hidden.mean((0, 1, 2))) / np.sqrt(hidden.var((0, 1, 2)) + 1e-5)
     active = np.where(normal > 0, normal, 0.2 * normal)
     kernel, bias = (v.numpy() for v in discriminator.score.weights)
@@ -37,9 +37,23 @@ def test_layers_by_hand():
     )
 
 
+def test_a_large_one_has_two_hidden_maps():
+    discriminator = Discriminator((8, 8, 64), "large")
+    assert discriminator(tf.zeros([3, 8, 8, 64])).shape == (3,)
+    # 3x3 to twice the channels, to four times as many, a 2x2 convolution with bias.
+    trainable = 9 * 64 * 128 + 2 * 128 + 9 * 128 * 256 + 2 * 256 + 4 * 256 + 1
+    moving = 2 * 128 + 2 * 256
+    assert discriminator.count_params() == trainable + moving
+
+
 def test_too_small_a_map_is_refused():
     with pytest.raises(UserError, match="1x4 are too small"):
         Discriminator((1, 4, 8))
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(UserError, match=r"'huge'.*small, large"):
+        Discriminator((8, 8, 4), "huge")
 
 
 def test_transfer_layer_by_hand():

@@ -27,7 +27,7 @@ from afd_tf.distill.update_order import (
     update_order_from_flags,
 )
 from afd_tf.models import Peer
-from afd_tf.models.discriminator import Discriminator, build_transfer_layers
+from afd_tf.models.discriminator import SIZES, Discriminator, build_transfer_layers
 
 _ADVERSARIAL_WEIGHT = flags.DEFINE_float(
     "afd_adversarial_weight",
@@ -54,6 +54,21 @@ _DROPS = flags.DEFINE_list(
     "afd_learning_rate_drops",
     ["0.25", "0.5"],
     "Fractions of the run after which --afd_learning_rate is multiplied by 0.1.",
+)
+
+_DISCRIMINATOR = flags.DEFINE_enum(
+    "afd_discriminator",
+    "small",
+    list(SIZES),
+    "Size of the discriminators of afd: one hidden convolution, or two with more "
+    "channels.",
+)
+_NORMALIZATION = flags.DEFINE_enum(
+    "afd_normalization",
+    "separate",
+    ["separate", "joint"],
+    "Statistics with which the discriminators of afd normalize real and fake maps: "
+    "separate for each, or joint of all.",
 )
 
 # Recalled, not confirmed, as the paper's.
@@ -134,6 +149,10 @@ class AdversarialFeatureDistillation(LogitDistillation):
       adversarial_weight: of L_G; 0 leaves the logit loss alone.
       adversarial_recipe: of L_D and of L_G, an Adam for each. None is `ADAM_RECIPE`,
         without its decay if a peer is pretrained (results/pretrained_decay.json).
+      discriminator: the size of each; see `Discriminator`.
+      joint_normalization: whether a discriminator normalizes real and fake maps with
+        the statistics of all of them, and not each with their own. The paper does not
+        say; with their own, a difference in mean or scale is hidden from it.
       update_order: "simultaneous", one forward pass for all losses, or "sequential",
         one for the logits and then one for the maps.
       **kwargs: of `LogitDistillation`.
@@ -152,6 +171,8 @@ class AdversarialFeatureDistillation(LogitDistillation):
         frozen_teachers: Sequence[Teacher] = (),
         adversarial_weight: float = 1.0,
         adversarial_recipe: Recipe | None = None,
+        discriminator: str = "small",
+        joint_normalization: bool = False,
         update_order: str = "simultaneous",
         **kwargs,
     ):
@@ -166,6 +187,7 @@ class AdversarialFeatureDistillation(LogitDistillation):
             pretrained = any(peer.pretrained for peer in peers)
             adversarial_recipe = PRETRAINED_RECIPE if pretrained else ADAM_RECIPE
         self.adversarial_recipe = adversarial_recipe
+        self.joint_normalization = joint_normalization
         self.update_order = update_order
         self.transfer_layers, self.discriminators = [], []
         if not adversarial_weight:
@@ -176,12 +198,13 @@ class AdversarialFeatureDistillation(LogitDistillation):
         self.transfer_layers = build_transfer_layers(peers, common)
         shapes = [each.feature_shape for each in (*peers, *frozen_teachers)]
         height, width = (min(sizes) for sizes in list(zip(*shapes, strict=True))[:2])
+        shape = (height, width, common)
         self.discriminators = [
-            Discriminator((height, width, common), name=f"discriminator_{number}")
+            Discriminator(shape, discriminator, name=f"discriminator_{number}")
             for number in range(len(peers))
         ]
-        for discriminator in self.discriminators:
-            discriminator(tf.zeros([1, height, width, common]))
+        for network in self.discriminators:
+            network(tf.zeros([1, *shape]))
 
     def make_objectives(self) -> Sequence[Objective]:
         """Returns L_logit of every learner, then every L_D, then every L_G."""
@@ -228,15 +251,14 @@ class AdversarialFeatureDistillation(LogitDistillation):
         for number, discriminator in enumerate(self.discriminators):
             own = shown[number]
             others = [shown[teacher] for teacher in self.teachers[number]]
-            # L_D moves D_k alone and L_G nothing of it: one call of D_k on the own map,
-            # without a stop-gradient, serves both.
-            fake = Scores(discriminator(own.values, training=True), own.weight)
+            # L_D moves D_k alone and L_G nothing of it: the scores of the own map,
+            # without a stop-gradient, serve both.
+            seen = [own.values, *(tf.stop_gradient(each.values) for each in others)]
+            fake_values, *real_values = self._judge(discriminator, seen)
+            fake = Scores(fake_values, own.weight)
             real = [
-                Scores(
-                    discriminator(tf.stop_gradient(other.values), training=True),
-                    other.weight / len(others),
-                )
-                for other in others
+                Scores(values, other.weight / len(others))
+                for values, other in zip(real_values, others, strict=True)
             ]
             peer = f"peer_{number}"
             values[f"{peer}/discriminator"] = discriminator_loss(fake, real)
@@ -254,6 +276,15 @@ class AdversarialFeatureDistillation(LogitDistillation):
           batch_size: B, int32, of this replica.
         """
         return [ShownMap(values) for values in maps]
+
+    def _judge(
+        self, discriminator: Discriminator, maps: Sequence[tf.Tensor]
+    ) -> Sequence[tf.Tensor]:
+        """Returns the scores of each network's maps."""
+        if not self.joint_normalization:
+            return [discriminator(values, training=True) for values in maps]
+        scores = discriminator(tf.concat(maps, axis=0), training=True)
+        return tf.split(scores, [tf.shape(values)[0] for values in maps])
 
     def feature_loss(self, fake: Scores) -> tf.Tensor:
         """Returns what moves the peer's feature map: L_G, float32 [n], weighted."""
@@ -308,6 +339,8 @@ def adversarial_settings_from_flags() -> dict:
     return {
         "adversarial_weight": _ADVERSARIAL_WEIGHT.value,
         "adversarial_recipe": adam_recipe_from_flags(),
+        "discriminator": _DISCRIMINATOR.value,
+        "joint_normalization": _NORMALIZATION.value == "joint",
         "update_order": update_order_from_flags(),
     }
 

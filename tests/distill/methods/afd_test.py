@@ -18,11 +18,27 @@ ADAM = Recipe("adam", learning_rate=1e-3, decay=0.1, drops=(0.25, 0.5))
 
 
 def build(names, variant=AdversarialFeatureDistillation, **settings):
-    method = variant(
-        tiny.peers(*names), recipe=SGD, adversarial_recipe=ADAM, **settings
-    )
+    return with_peers(tiny.peers(*names), variant, **settings)
+
+
+def with_peers(peers, variant=AdversarialFeatureDistillation, **settings):
+    method = variant(peers, recipe=SGD, adversarial_recipe=ADAM, **settings)
     method.compile(epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     return method
+
+
+def small_peers(widths):
+    """Peers whose maps are [B, 2, 2, width]."""
+    info = tiny.info()
+    settings = {"mean": info.mean, "variance": info.variance}
+    keras.utils.set_random_seed(0)
+    peers = [
+        tiny.SmallPeer((8, width), (2, 2), num_classes=tiny.CLASSES, **settings)
+        for width in widths
+    ]
+    for peer in peers:
+        peer.build_for(info.image_shape)
+    return peers
 
 
 class NumpySGD:
@@ -80,13 +96,16 @@ class Oracle:
     networks.
     """
 
-    def __init__(self, names, method, teachers):
+    def __init__(self, widths, method, teachers, discriminator="small"):
         self.teachers = teachers
         # Built like the method's, so in the same order; then given its weights.
-        self.copy = AdversarialFeatureDistillation(tiny.peers(*names))
+        self.copy = AdversarialFeatureDistillation(
+            small_peers(widths), discriminator=discriminator
+        )
+        self.joint = method.joint_normalization
         for mine, other in zip(self.copy.variables, method.variables, strict=True):
             mine.assign(other)
-        count = len(names)
+        count = len(widths)
         weights = self.groups()
         self.optimizers = [
             (NumpySGD if number < count else NumpyAdam)(
@@ -124,14 +143,16 @@ class Oracle:
                     layer(m, training=True)
                     for layer, m in zip(copy.transfer_layers, maps, strict=True)
                 ]
-            fakes = [
-                d(m, training=True)
-                for d, m in zip(copy.discriminators, maps, strict=True)
-            ]
-            reals = [
-                [d(maps[teacher], training=True) for teacher in teachers]
-                for d, teachers in zip(copy.discriminators, self.teachers, strict=True)
-            ]
+            fakes, reals = [], []
+            for own, d in enumerate(copy.discriminators):
+                shown = [maps[own], *(maps[teacher] for teacher in self.teachers[own])]
+                if self.joint:
+                    together = d(tf.concat(shown, axis=0), training=True)
+                    scores = tf.split(together, len(shown))
+                else:
+                    scores = [d(each, training=True) for each in shown]
+                fakes.append(scores[0])
+                reals.append(scores[1:])
         logits = [output.logits.numpy().astype(np.float64) for output in outputs]
         onehot = np.eye(tiny.CLASSES)[batch["label"].numpy()]
         groups = self.groups()
@@ -187,19 +208,25 @@ class Oracle:
 
 
 @pytest.mark.parametrize(
-    ("names", "topology", "teachers"),
+    ("widths", "topology", "teachers", "settings"),
     [
         # Equal channels: no transfer layers.
-        (["resnet8", "resnet8"], "cyclic", [[1], [0]]),
-        # 64 and 128 channels: transfer layers.
-        (["resnet8", "wrn_10_2"], "mutual", [[1], [0]]),
-        (["resnet8", "resnet8", "resnet8"], "cyclic", [[2], [0], [1]]),
-        (["resnet8", "resnet8", "resnet8"], "mutual", [[1, 2], [0, 2], [0, 1]]),
+        ((16, 16), "cyclic", [[1], [0]], {}),
+        ((16, 24), "mutual", [[1], [0]], {}),
+        ((16, 16, 16), "cyclic", [[2], [0], [1]], {}),
+        ((16, 16, 16), "mutual", [[1, 2], [0, 2], [0, 1]], {}),
+        ((16, 16), "cyclic", [[1], [0]], {"discriminator": "large"}),
+        (
+            (16, 16, 16),
+            "mutual",
+            [[1, 2], [0, 2], [0, 1]],
+            {"joint_normalization": True},
+        ),
     ],
 )
-def test_five_steps_agree_with_numpy(names, topology, teachers):
-    method = build(names, topology=topology)
-    oracle = Oracle(names, method, teachers)
+def test_five_steps_agree_with_numpy(widths, topology, teachers, settings):
+    method = with_peers(small_peers(widths), topology=topology, **settings)
+    oracle = Oracle(widths, method, teachers, settings.get("discriminator", "small"))
     step = tf.function(method.take_step, autograph=False)
     for number in range(5):
         batch = tiny.batch(seed=number)
