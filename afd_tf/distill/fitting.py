@@ -1,5 +1,6 @@
-"""`fit` and `evaluate` of Keras for a method: batches, means, the warm-up."""
+"""How Keras trains and measures a method: `fit`, `evaluate`, the counts of both."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from afd_tf.base.errors import UserError
 from afd_tf.data import Dataset
+from afd_tf.distill.metrics import sums_by_class, top1_correct
 
 
 class EpochMeans:
@@ -34,8 +36,51 @@ class FittedModel(keras.Model):
     """`fit` and `evaluate` of a method, as Keras' users know them.
 
     `afd_tf.distill.method.Method` says what a method is; this is only the way in which
-    Keras trains and measures it, on one replica.
+    Keras trains and measures it, on one replica. `afd_tf.training.loop` counts with it
+    too.
     """
+
+    def compile_for_fit(self, **kwargs) -> None:
+        """Compiles the Keras model once the objectives have their optimizers."""
+        self.accuracies = {
+            # float64: a count of images stays exact.
+            f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
+            for name in self.evaluated_names
+        }
+        self._epoch_means = EpochMeans()
+        # Keras asks for one optimizer; its own training step, the only place that
+        # would use it, is replaced below.
+        super().compile(
+            optimizer=self.objectives[0].optimizer, auto_scale_loss=False, **kwargs
+        )
+
+    @property
+    def evaluated_names(self) -> list[str]:
+        """The names of what has an accuracy: the peers and their ensemble."""
+        return [*(f"peer_{number}" for number in range(len(self.peers))), "ensemble"]
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which the peers have the weights to be evaluated."""
+        if self.averages is None:
+            return contextlib.nullcontext()
+        return self.averages.in_place_of_weights()
+
+    def count_correct(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Counts by class the images that `evaluated_names` get right, and all images.
+
+        Args:
+          batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
+            the images that only fill the last batch.
+
+        Returns:
+          float64 [len(evaluated_names) + 1, classes], of this replica's part, by the
+          true class; the last row counts the images of weight 1.
+        """
+        outputs = self(batch["image"])
+        scores = (*(output.logits for output in outputs), self.ensemble(outputs))
+        correct = [top1_correct(batch["label"], each) for each in scores]
+        counted = tf.stack([*correct, tf.ones_like(batch["weight"])]) * batch["weight"]
+        return sums_by_class(counted, batch["label"], scores[0].shape[-1])
 
     def fit(self, x, *args, batch_size=None, seed: int = 0, callbacks=(), **kwargs):
         """Trains as `keras.Model.fit` does, on one replica, with the warm-up if any.
@@ -98,7 +143,7 @@ class FittedModel(keras.Model):
         """Counts each image once, for every peer and for `ensemble`.
 
         Args:
-          batch: see `afd_tf.distill.method.Method.count_correct`.
+          batch: see `count_correct`.
         """
         counts = tf.reduce_sum(self.count_correct(batch), axis=-1)
         *correct, counted = tf.unstack(counts)

@@ -1,6 +1,5 @@
 """The contract of every method: peers, objectives, and the losses of a step."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -13,10 +12,10 @@ from afd_tf.distill.fine_tuning import (
     fine_tuning_from_flags,
     require_heads,
 )
-from afd_tf.distill.fitting import EpochMeans, FittedModel
+from afd_tf.distill.fitting import FittedModel
 from afd_tf.distill.label_loss import CROSS_ENTROPY, LabelLoss
 from afd_tf.distill.labels import Labels
-from afd_tf.distill.metrics import Values, sums_by_class, top1_correct
+from afd_tf.distill.metrics import Values
 from afd_tf.distill.objective import Objective, Outputs, Pass, Warmup
 from afd_tf.distill.recipes import SGD_RECIPE, Recipe, logit_recipe_from_flags
 from afd_tf.distill.step import (
@@ -145,11 +144,6 @@ class Method(FittedModel):
         return self.warmup.epochs if self.warmup else 0
 
     @property
-    def evaluated_names(self) -> list[str]:
-        """The names of what has an accuracy: the peers and their ensemble."""
-        return [*(f"peer_{number}" for number in range(len(self.peers))), "ensemble"]
-
-    @property
     def min_images_per_replica(self) -> int:
         """The fewest images of a batch that each of several replicas needs."""
         return self.execution.accumulate
@@ -203,17 +197,7 @@ class Method(FittedModel):
         ]
         if self.ema is not None:
             self.averages = WeightAverages(self.peers, self.ema)
-        self.accuracies = {
-            # float64: a count of images stays exact.
-            f"{name}/accuracy": keras.metrics.Mean(f"{name}/accuracy", dtype="float64")
-            for name in self.evaluated_names
-        }
-        self._epoch_means = EpochMeans()
-        # Keras asks for one optimizer; its own training step, the only place that
-        # would use it, is replaced below.
-        super().compile(
-            optimizer=self.objectives[0].optimizer, auto_scale_loss=False, **kwargs
-        )
+        self.compile_for_fit(**kwargs)
 
     def _prepare_fine_tuning(self) -> None:
         self.fine_tuning.prepare(self.peers)
@@ -251,29 +235,6 @@ class Method(FittedModel):
         if self.averages and not self.warming_up:
             self.averages.update(step)
         return values
-
-    def evaluated_weights(self) -> contextlib.AbstractContextManager:
-        """Returns a context in which the peers have the weights to be evaluated."""
-        if self.averages is None:
-            return contextlib.nullcontext()
-        return self.averages.in_place_of_weights()
-
-    def count_correct(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Counts by class the images that `evaluated_names` get right, and all images.
-
-        Args:
-          batch: "image" and "label" as in training, and "weight", float32 [B]: 0 for
-            the images that only fill the last batch.
-
-        Returns:
-          float64 [len(evaluated_names) + 1, classes], of this replica's part, by the
-          true class; the last row counts the images of weight 1.
-        """
-        outputs = self(batch["image"])
-        scores = (*(output.logits for output in outputs), self.ensemble(outputs))
-        correct = [top1_correct(batch["label"], each) for each in scores]
-        counted = tf.stack([*correct, tf.ones_like(batch["weight"])]) * batch["weight"]
-        return sums_by_class(counted, batch["label"], scores[0].shape[-1])
 
 
 def method_settings_from_flags() -> dict:

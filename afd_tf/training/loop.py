@@ -197,7 +197,7 @@ def evaluation_function(
     """Returns a function that measures every peer and the ensemble on a split.
 
     Its result has "<name>/accuracy" and "<name>/balanced_accuracy" of each of
-    `Method.evaluated_names`, and of "mean", the mean of the peers.
+    `evaluated_names`, and of "mean", the mean of the peers.
     """
     shape = [len(method.evaluated_names) + 1, dataset.info.num_classes]
 
