@@ -13,6 +13,7 @@ run, bit for bit.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -22,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from afd_tf.benchmarks.communication import free_addresses, tf_config
 from afd_tf.training.run_directory import commit
@@ -148,6 +151,32 @@ def outcome(run_dir: Path) -> dict:
     }
 
 
+@contextlib.contextmanager
+def logged(path: str, program: str) -> Iterator[tuple[Callable, Path, TextIO]]:
+    """Opens the report of an experiment, which begins with its command and commit.
+
+    Args:
+      path: of the report.
+      program: the module that runs.
+
+    Yields:
+      a function that adds a line with the time since the beginning, a directory that is
+      removed at the end, and a file there for what processes say on stderr.
+    """
+    began = time.time()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open(path, "w") as report,
+        open(Path(directory) / "stderr", "w") as log,
+    ):
+
+        def say(text: str) -> None:
+            print(f"[{time.time() - began:6.1f} s] {text}", file=report, flush=True)
+
+        say(f"python -m {program} {' '.join(sys.argv[1:])}, commit {commit()}")
+        yield say, Path(directory), log
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -159,20 +188,10 @@ def main() -> int:
     parser.add_argument("--log", default="soak.log", help="File for the report.")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
-    began = time.time()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        open(arguments.log, "w") as report,
-        open(Path(directory) / "stderr", "w") as log,
-    ):
-
-        def say(text: str) -> None:
-            print(f"[{time.time() - began:6.1f} s] {text}", file=report, flush=True)
-
-        say(f"python -m tests.soak {' '.join(sys.argv[1:])}, commit {commit()}")
+    with logged(arguments.log, "tests.soak") as (say, directory, log):
         say(f"two workers train with {' '.join(FLAGS)}")
         say(f"{arguments.epochs} epochs undisturbed")
-        quiet = Workers(Path(directory) / "undisturbed", arguments.epochs, log)
+        quiet = Workers(directory / "undisturbed", arguments.epochs, log)
         quiet.wait(3600)
         quiet.end()
         home = Path(arguments.small_disk or directory)
@@ -194,7 +213,7 @@ def main() -> int:
             say(f"{done}: {description}; newest checkpoint {workers.newest}")
         workers.wait(3600)
         workers.end()
-        same = outcome(run_dir) == outcome(Path(directory) / "undisturbed")
+        same = outcome(run_dir) == outcome(directory / "undisturbed")
         say(f"{done} faults: {', '.join(f'{n} x {kind}' for kind, n in kinds.items())}")
         say(
             "sha256 of the files, metrics and summary are "

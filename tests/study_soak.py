@@ -14,12 +14,10 @@ import json
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from afd_tf.training.run_directory import commit
-from tests.soak import outcome
+from tests.soak import logged, outcome
 
 FLAGS = (
     "--dataset=digits",
@@ -76,18 +74,7 @@ def main() -> int:
     parser.add_argument("--log", default="study_soak.log", help="File for the report.")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
-    began = time.time()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        open(arguments.log, "w") as report,
-        open(Path(directory) / "stderr", "w") as log,
-    ):
-
-        def say(text: str) -> None:
-            print(f"[{time.time() - began:6.1f} s] {text}", file=report, flush=True)
-
-        say(f"python -m tests.study_soak {' '.join(sys.argv[1:])}, commit {commit()}")
-        home = Path(directory)
+    with logged(arguments.log, "tests.study_soak") as (say, home, log):
         for name in METHODS:
             (home / f"{name}.cfg").write_text(f"--method={name}\n")
         say(f"a study of {', '.join(METHODS)} with {' '.join(FLAGS)}, undisturbed")

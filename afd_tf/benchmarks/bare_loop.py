@@ -62,6 +62,12 @@ class BareNetwork:
         kernel = self.variable(layer.kernel)
         return lambda values: tf.nn.conv2d(values, kernel, strides, "SAME")
 
+    def block(self, block, strides):
+        """Returns convolution and normalization."""
+        convolve = self.convolution(block.convolution, strides)
+        normalize = self.normalization(block.normalization)
+        return lambda values: normalize(convolve(values))
+
 
 class BareResNet(BareNetwork):
     """A CIFAR ResNet by hand: images → (features, logits)."""
@@ -84,12 +90,6 @@ class BareResNet(BareNetwork):
         self.kernel = self.variable(peer.classifier.kernel, head=True)
         self.bias = self.variable(peer.classifier.bias, head=True)
 
-    def block(self, block, strides):
-        """Returns convolution and normalization."""
-        convolve = self.convolution(block.convolution, strides)
-        normalize = self.normalization(block.normalization)
-        return lambda values: normalize(convolve(values))
-
     def __call__(self, images):
         """Runs the network in training mode."""
         values = (tf.cast(images, tf.float32) - self.mean) / self.deviation
@@ -108,14 +108,13 @@ class BareDiscriminator(BareNetwork):
     def __init__(self, discriminator):
         super().__init__()
         (block,) = discriminator.hidden
-        self.convolve = self.convolution(block.convolution, 2)
-        self.normalize = self.normalization(block.normalization)
+        self.hidden = self.block(block, 2)
         self.kernel = self.variable(discriminator.score.kernel)
         self.bias = self.variable(discriminator.score.bias)
 
     def __call__(self, maps):
         """Runs the network in training mode."""
-        hidden = tf.nn.leaky_relu(self.normalize(self.convolve(maps)), 0.2)
+        hidden = tf.nn.leaky_relu(self.hidden(maps), 0.2)
         return tf.sigmoid(tf.nn.conv2d(hidden, self.kernel, 1, "VALID") + self.bias)
 
 

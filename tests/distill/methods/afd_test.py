@@ -96,13 +96,10 @@ class Oracle:
     networks.
     """
 
-    def __init__(self, widths, method, teachers, discriminator="small"):
+    def __init__(self, widths, method, teachers, settings):
         self.teachers = teachers
         # Built like the method's, so in the same order; then given its weights.
-        self.copy = AdversarialFeatureDistillation(
-            small_peers(widths), discriminator=discriminator
-        )
-        self.joint = method.joint_normalization
+        self.copy = AdversarialFeatureDistillation(small_peers(widths), **settings)
         for mine, other in zip(self.copy.variables, method.variables, strict=True):
             mine.assign(other)
         count = len(widths)
@@ -146,7 +143,7 @@ class Oracle:
             fakes, reals = [], []
             for own, d in enumerate(copy.discriminators):
                 shown = [maps[own], *(maps[teacher] for teacher in self.teachers[own])]
-                if self.joint:
+                if copy.joint_normalization:
                     together = d(tf.concat(shown, axis=0), training=True)
                     scores = tf.split(together, len(shown))
                 else:
@@ -226,7 +223,7 @@ class Oracle:
 )
 def test_five_steps_agree_with_numpy(widths, topology, teachers, settings):
     method = with_peers(small_peers(widths), topology=topology, **settings)
-    oracle = Oracle(widths, method, teachers, settings.get("discriminator", "small"))
+    oracle = Oracle(widths, method, teachers, settings)
     step = tf.function(method.take_step, autograph=False)
     for number in range(5):
         batch = tiny.batch(seed=number)
