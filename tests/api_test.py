@@ -41,23 +41,20 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
     assert brought - set(sys.stdlib_module_names) == {"afd_tf"}
 
 
-def test_the_example_of_the_docstring(tmp_path):
-    program = """
-import doctest, afd_tf
-print(doctest.testmod(afd_tf))
-"""
-    assert run(program, tmp_path).strip() == "TestResults(failed=0, attempted=11)"
-
-
-def test_the_example_of_the_readme(tmp_path):
+def test_the_examples_of_the_docstring_and_of_the_readme(tmp_path):
     (block,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
     )
-    assert block.count("epochs=20") == 1
-    shorter = block.replace("epochs=20", "epochs=1")
-    classes = run(shorter, tmp_path).splitlines()[-1]
+    for text, shorter in (("epochs=20", "epochs=1"), ('"resnet20"', '"resnet8"')):
+        assert block.count(text) == 1
+        block = block.replace(text, shorter)
+    program = f"import doctest, afd_tf\nprint(doctest.testmod(afd_tf))\n{block}"
+    docstring, *_, classes = run(program, tmp_path).splitlines()
+    assert docstring == "TestResults(failed=0, attempted=11)"
     assert re.fullmatch(r"\[(\d ){7}\d\]", classes)
-    assert (tmp_path / "savedmodels" / "digits" / "1" / "model.tflite").is_file()
+    for version in ("1", "2"):
+        exported = tmp_path / "savedmodels" / "digits" / version
+        assert (exported / "model.tflite").is_file()
 
 
 def test_every_name_is_there_and_typed():

@@ -413,7 +413,7 @@ def test_the_slurm_script_trains_on_two_nodes(stand_ins, tmp_path):
     process = start_script(
         stand_ins,
         [
-            *(run_dir, "--dataset=digits", "--method=dml", "--peers=resnet8,resnet8"),
+            *(run_dir, "--dataset=digits", "--method=independent", "--peers=resnet8"),
             *("--batch_size=128", "--epochs=1"),
         ],
         {

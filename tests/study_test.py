@@ -11,7 +11,7 @@ from afd_tf import study
 from afd_tf.base.errors import UserError
 from afd_tf.training.run_queue import LOG
 
-DIGITS = "--dataset=digits\n--peers=resnet8,resnet8\n--epochs=1\n--batch_size=512\n"
+DIGITS = "--dataset=digits\n--peers=resnet8\n--epochs=1\n--batch_size=512\n"
 
 
 def flag_file(directory, name, text):
@@ -111,7 +111,7 @@ def test_a_study_goes_on_past_a_run_that_fails_and_ends_with_a_report(tmp_path):
     paths = [
         flag_file(tmp_path, "wrong", DIGITS + "--method=afdd\n"),
         flag_file(tmp_path, "alone", DIGITS + "--method=independent\n"),
-        flag_file(tmp_path, "dml", DIGITS + "--method=dml\n"),
+        flag_file(tmp_path, "ema", DIGITS + "--method=independent\n--ema=0.9\n"),
     ]
     output = tmp_path / "out"
     command = [
@@ -134,7 +134,7 @@ def test_a_study_goes_on_past_a_run_that_fails_and_ends_with_a_report(tmp_path):
         "report": str(output / "report"),
     }
     assert (output / "report" / "report.html").exists()
-    for name in ("alone", "dml"):
+    for name in ("alone", "ema"):
         summary = json.loads((output / name / "seed7" / "summary.json").read_text())
         assert summary["seed"] == 7
         assert "first step finished" in (output / name / "seed7" / LOG).read_text()

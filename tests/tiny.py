@@ -75,8 +75,12 @@ Small = functools.partial(SmallPeer, (16, 32), (2, 2))
 
 
 def register_small() -> None:
-    """Makes "small" the name of a peer of two layers, which is soon traced."""
+    """Names peers of two layers: small, small_wide."""
     PEERS["small"] = (Small, ("small",))
+    PEERS["small_wide"] = (
+        functools.partial(SmallPeer, (16, 48), (2, 2)),
+        ("small_wide",),
+    )
 
 
 def small_peers(count=2, seed=0):

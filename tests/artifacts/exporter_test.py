@@ -223,7 +223,7 @@ def test_failed_export_leaves_nothing(digits, tmp_path, monkeypatch, error, exis
         export_dir.mkdir(parents=True)
     expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
-        export(random_peer("resnet8", digits.info), digits, export_dir, ["tflite"])
+        export(random_peer("small", digits.info), digits, export_dir, ["tflite"])
     if expected is UserError:
         assert "No space left on device" in str(caught.value)
     left = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
@@ -233,11 +233,11 @@ def test_failed_export_leaves_nothing(digits, tmp_path, monkeypatch, error, exis
 def test_export_into_a_file_is_refused(digits, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*file"):
-        export(random_peer("resnet8", digits.info), digits, tmp_path / "file" / "x")
+        export(random_peer("small", digits.info), digits, tmp_path / "file" / "x")
 
 
 def test_unknown_formats_are_refused(digits, tmp_path):
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     with pytest.raises(UserError, match=r"'tflit'.*Did you mean 'tflite'"):
         export(peer, digits, tmp_path, ["tflit"])
     with pytest.raises(UserError, match="empty"):
@@ -340,7 +340,7 @@ def measured_as(monkeypatch, wrong):
 def test_format_that_loses_too_much_is_refused(digits, tmp_path, monkeypatch, capsys):
     # A point of 360 images is 3.6 of them.
     measured_as(monkeypatch, wrong=[90, 3, 4])
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     answer, directory = export(
         peer,
         exports.SomeImages(digits.info),
@@ -371,7 +371,7 @@ def test_format_that_loses_too_much_is_refused(digits, tmp_path, monkeypatch, ca
 
 def test_nothing_but_a_refused_format_is_an_error(digits, tmp_path, monkeypatch):
     measured_as(monkeypatch, wrong=[36])
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     dataset = exports.SomeImages(digits.info)
     export_dir = tmp_path / "x"
     with pytest.raises(UserError, match=r"nothing .*int8 loses 10.00 points") as error:
@@ -384,7 +384,7 @@ def test_nothing_but_a_refused_format_is_an_error(digits, tmp_path, monkeypatch)
 
 def test_export_needs_a_peer_a_data_set_and_a_directory(digits, tmp_path):
     """As the Python API calls it: no command line was parsed."""
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     with flagsaver.flagsaver():
         flags.FLAGS.unparse_flags()
         try:
@@ -429,7 +429,7 @@ def test_a_format_whose_package_is_missing_is_refused_beforehand(
     message = r"--formats=tflite needs the package some-package.*`pip install some-pack"
     with pytest.raises(UserError, match=message):
         exporter.check_export_from_flags()
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     with pytest.raises(UserError, match=message):
         export(peer, exports.OneImage(digits.info), tmp_path / "new")
     assert os.listdir(tmp_path) == []
@@ -453,16 +453,16 @@ def test_the_home_directory_is_expanded(digits, run_dir, tmp_path, monkeypatch):
 
 
 def test_the_default_directory_is_a_name_that_every_file_system_takes(digits):
-    peer = random_peer("resnet8", digits.info)
+    peer = random_peer("small", digits.info)
     for name, expected in (
-        ("digits", "resnet8_digits"),
-        ("folder:/data/my photos/", "resnet8_my_photos"),
-        ("csv:/data/labels.csv", "resnet8_labels.csv"),
-        ("folder:/data/caf\udce9\n", "resnet8_caf_"),
+        ("digits", "small_digits"),
+        ("folder:/data/my photos/", "small_my_photos"),
+        ("csv:/data/labels.csv", "small_labels.csv"),
+        ("folder:/data/caf\udce9\n", "small_caf_"),
     ):
         info = dataclasses.replace(digits.info, name=name)
         assert exporter._default_export_dir(peer, info).name == expected
     info = dataclasses.replace(digits.info, name="folder:/" + "猫" * 200)
     name = exporter._default_export_dir(peer, info).name
     assert len(name.encode()) <= 200
-    assert name.startswith("resnet8_猫猫")
+    assert name.startswith("small_猫猫")

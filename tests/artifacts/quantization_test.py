@@ -57,7 +57,7 @@ def test_rounded_weights_leave_the_mean_of_every_channel_where_it_was():
 
 
 def test_a_network_is_as_before_after_an_error():
-    (peer,) = tiny.peers("resnet8")
+    (peer,) = tiny.peers("small")
     before, images = moving_means(peer), random_images(3)
     logits = peer(images).logits.numpy()
     with pytest.raises(KeyError), quantization.bias_corrected(peer, images):
@@ -70,7 +70,7 @@ def test_a_network_is_as_before_after_an_error():
 
 
 def test_kernels_that_are_not_rounded_are_not_corrected():
-    (peer,) = tiny.peers("resnet8")
+    (peer,) = tiny.peers("small")
     blocks = [x for x in peer._flatten_layers() if isinstance(x, ConvolutionBlock)]
     with quantization.bias_corrected(peer, random_images(2), smallest=1024):
         for block in blocks:
@@ -79,7 +79,7 @@ def test_kernels_that_are_not_rounded_are_not_corrected():
 
 
 def test_one_operator_normalizes_as_two():
-    (peer,) = tiny.peers("resnet8")
+    (peer,) = tiny.peers("small")
     images = random_images(4).astype(np.float32)
     expected = peer.normalization(images).numpy()
     with quantization.normalizing_in_one_operator(peer):

@@ -169,7 +169,7 @@ print(logits["logits"].numpy().tolist())
 def test_class_names_of_any_bytes_are_served_as_utf8(digits, tmp_path):
     names = ("a\nb", "c\udcffd", "Hündin", *"0123456")
     info = dataclasses.replace(digits.info, class_names=names)
-    peer = exports.random_peer("resnet8", info)
+    peer = exports.random_peer("small", info)
     _, directory = exports.export(peer, exports.OneImage(info), tmp_path)
     images = tf.constant(random_images((8, 8, 1), 1))
     outputs = tf.saved_model.load(directory).signatures["serving_default"](image=images)
@@ -229,7 +229,7 @@ def test_likeliest_classes(loaded):
 
 
 def test_number_of_classes_that_are_named(digits, tmp_path):
-    peer = exports.random_peer("resnet8", digits.info)
+    peer = exports.random_peer("small", digits.info)
     # More than there are are all.
     answer, _ = exports.export(
         peer,
@@ -263,7 +263,7 @@ def test_features_are_the_last_map(deployed, loaded):
 
 def test_images_of_other_channels_have_no_encoded_signature(tmp_path):
     info = tiny.info((8, 8, 2))
-    peer = exports.random_peer("resnet8", info)
+    peer = exports.random_peer("small", info)
     answer, directory = exports.export(
         peer, exports.OneImage(info), tmp_path, ["saved_model"]
     )
@@ -310,7 +310,7 @@ def test_without_the_package_there_is_no_warmup(digits, tmp_path, monkeypatch, c
         return original(name)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    peer = exports.random_peer("resnet8", digits.info)
+    peer = exports.random_peer("small", digits.info)
     answer, directory = exports.export(
         peer, exports.OneImage(digits.info), tmp_path, ["saved_model"]
     )

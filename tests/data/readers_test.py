@@ -15,7 +15,7 @@ from afd_tf.data.image_recipe import ImageRecipe
 from afd_tf.data.readers import MemoryReader
 from tests.data.numbered import collect, numbered, numbers_of
 
-PROPERTIES = settings(max_examples=15, deadline=None)
+PROPERTIES = settings(max_examples=10, deadline=None)
 # Numbers of workers, and of replicas of each worker.
 READERS = st.sampled_from([{}, {"streamed": True}, {"streamed": True, "held": True}])
 LAYOUTS = st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (5, 1)])

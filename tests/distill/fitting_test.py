@@ -31,8 +31,7 @@ def compiled(method, dataset, epochs=2):
 def test_fit_takes_every_step_of_the_run():
     dataset = tiny.dataset(train=20, test=10)
     fitted, stepped = (
-        compiled(MutualLearning(tiny.peers("resnet8", "resnet8")), dataset)
-        for _ in range(2)
+        compiled(MutualLearning(tiny.small_peers()), dataset) for _ in range(2)
     )
     history = fitted.fit(dataset, batch_size=BATCH, seed=3, verbose=0).history
     step = tf.function(stepped.take_step, autograph=False, reduce_retracing=True)
@@ -52,7 +51,7 @@ def test_fit_takes_every_step_of_the_run():
 
 def test_evaluate_counts_a_split_of_any_size():
     dataset = tiny.dataset(train=20, test=300)
-    method = compiled(MutualLearning(tiny.peers("resnet8", "resnet8")), dataset)
+    method = compiled(MutualLearning(tiny.small_peers()), dataset)
     found = method.evaluate(dataset, verbose=0, return_dict=True)
     (batch,) = dataset.evaluation_batches("test", batch_size=300)
     *correct, counted = method.count_correct(batch).numpy().sum(axis=-1)
@@ -66,7 +65,7 @@ def test_a_warm_up_comes_first_and_then_the_method():
     dataset = tiny.dataset(train=20, test=10)
     method = compiled(
         FactorTransfer(
-            tiny.peers("resnet8"), tiny.frozen("resnet8"), paraphraser_epochs=1
+            tiny.small_peers(1), tiny.frozen("resnet8"), paraphraser_epochs=1
         ),
         dataset,
     )
@@ -82,7 +81,7 @@ def test_a_warm_up_comes_first_and_then_the_method():
 
 def test_validation_images_are_evaluated_each_epoch():
     dataset = tiny.dataset(train=20, test=10, validation=6)
-    method = compiled(MutualLearning(tiny.peers("resnet8", "resnet8")), dataset)
+    method = compiled(MutualLearning(tiny.small_peers()), dataset)
     history = method.fit(dataset, batch_size=BATCH, verbose=0).history
     sixths = 6 * np.array(history["val_ensemble/accuracy"])
     assert len(sixths) == 2
@@ -91,7 +90,7 @@ def test_validation_images_are_evaluated_each_epoch():
 
 def test_refusals():
     dataset = tiny.dataset(train=20, test=10)
-    method = compiled(MutualLearning(tiny.peers("resnet8", "resnet8")), dataset)
+    method = compiled(MutualLearning(tiny.small_peers()), dataset)
     with pytest.raises(UserError, match=r"fit\(\.\.\., batch_size=64\)"):
         method.fit(dataset)
     with pytest.raises(

@@ -35,10 +35,9 @@ def test_fit_takes_the_steps_and_reports_their_means():
         "label": tf.TensorSpec([None], tf.int32),
     }
     data = tf.data.Dataset.from_generator(batches, output_signature=spec)
-    names = ["resnet8", "resnet8"]
-    fitted = tiny.compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    fitted = tiny.compiled(AdversarialFeatureDistillation(tiny.small_peers()))
     history = fitted.fit(data, epochs=1, verbose=0).history
-    stepped = tiny.compiled(AdversarialFeatureDistillation(tiny.peers(*names)))
+    stepped = tiny.compiled(AdversarialFeatureDistillation(tiny.small_peers()))
     step = tf.function(stepped.take_step, autograph=False)
     metrics = [step(batch) for batch in batches()]
     assert metrics[0].keys() <= history.keys()
@@ -52,7 +51,7 @@ def test_fit_takes_the_steps_and_reports_their_means():
 
 
 def test_evaluation_counts_each_image_once():
-    method = tiny.compiled(Independent(tiny.peers("resnet8", "resnet14")))
+    method = tiny.compiled(Independent(tiny.small_peers()))
     hits, ensemble_hits, examples = np.zeros(2), 0.0, 0.0
     by_class = np.zeros((4, tiny.CLASSES))
     for batch in evaluation():
@@ -78,7 +77,7 @@ def test_evaluation_counts_each_image_once():
 
 
 def test_keras_evaluate_agrees():
-    method = tiny.compiled(Independent(tiny.peers("resnet8")))
+    method = tiny.compiled(Independent(tiny.small_peers(1)))
     for metric in method.accuracies.values():
         metric.reset_state()
     for batch in evaluation():
@@ -92,9 +91,9 @@ def test_keras_evaluate_agrees():
 
 
 def test_gradient_norm_and_loss_are_those_of_the_mean_over_the_batch():
-    method = tiny.compiled(Independent(tiny.peers("resnet8"), recipe=RECIPE))
+    method = tiny.compiled(Independent(tiny.small_peers(1), recipe=RECIPE))
     batch = tiny.batch()
-    (copy,) = tiny.peers("resnet8")
+    (copy,) = tiny.small_peers(1)
     variables = [v.value for v in copy.trainable_variables]
     with tf.GradientTape() as tape:
         logits = copy(batch["image"], training=True).logits
@@ -112,16 +111,16 @@ def test_gradient_norm_and_loss_are_those_of_the_mean_over_the_batch():
 def test_refusals():
     for method in (AdversarialFeatureDistillation, FeatureAlignment):
         with pytest.raises(UserError, match="Did you mean 'sequential'"):
-            method(tiny.peers("resnet8", "resnet8"), update_order="sequentially")
+            method(tiny.small_peers(), update_order="sequentially")
     with pytest.raises(UserError, match="Did you mean 'coupled'"):
         Independent(
-            tiny.peers("resnet8"), recipe=Recipe("sgd", 0.1, 0.0, decay_mode="couple")
+            tiny.small_peers(1), recipe=Recipe("sgd", 0.1, 0.0, decay_mode="couple")
         )
 
 
 def test_the_recipe_is_the_papers_by_default():
     with flagsaver.as_parsed(method="afd"):
-        method = methods.method_from_flags(tiny.peers("resnet8", "resnet8"))
+        method = methods.method_from_flags(tiny.small_peers())
     assert method.recipe == Recipe("sgd", 0.1, 1e-4, "coupled", (0.5, 0.75), 0.1, 0.9)
     assert method.adversarial_recipe == Recipe(
         "adam", 2e-5, 0.1, "coupled", (0.25, 0.5), 0.1
@@ -144,7 +143,7 @@ def test_the_adam_does_not_decay_pretrained_peers_by_default(names, decay):
         with flagsaver.as_parsed(method="afd", peers=names, **given):
             methods.set_method_defaults()
             assert flags.FLAGS.afd_weight_decay == expected
-    peers = tiny.peers("resnet8", "resnet8")
+    peers = tiny.small_peers()
     peers[1].pretrained = decay == 0
     method = AdversarialFeatureDistillation(peers)
     assert method.adversarial_recipe.decay == decay

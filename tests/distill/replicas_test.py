@@ -7,12 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from afd_tf import models
 from afd_tf.distill import methods
 from afd_tf.distill.methods.independent import Independent
 from afd_tf.training.checkpoints import Checkpoints
 from afd_tf.training.run_directory import RunDirectory
-from tests import exports, tiny
+from tests import exports
 from tests.distill import same_step
 
 # A process of its own for each strategy: a second one in a process is not supported.
@@ -116,9 +115,7 @@ LOCAL = "dml,sync_batch_norm=false,jit_compile=true"
 
 def train_teacher(directory, digits):
     """Writes the run of a small peer that has learned the digits; returns its path."""
-    tiny.register_small()
     peer = exports.trained_peer("small", digits, epochs=10)
-    del models.PEERS["small"]
     run_flags = {"dataset": "digits", "method": "independent", "peers": "small"}
     RunDirectory(directory, run_flags).initialize(digits.info)
     method = Independent([peer])

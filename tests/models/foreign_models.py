@@ -33,7 +33,8 @@ class MapAndLogits(keras.Model):
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.convolution = layers.Conv2D(6, 3, 2, padding="same")
+        # A bias here would have rounding errors for a gradient, and Adam steps of them.
+        self.convolution = layers.Conv2D(6, 3, 2, padding="same", use_bias=False)
         self.normalization = layers.BatchNormalization()
         self.dropout = layers.Dropout(0.5)
         self.dense = layers.Dense(num_classes)

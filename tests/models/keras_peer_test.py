@@ -201,7 +201,9 @@ def test_exports_give_the_same_logits(name, saved, tmp_path):
 # A process of its own for each strategy; see tests/distill/replicas_test.py.
 PROGRAM = """
 import sys
-import tensorflow as tf
+from afd_tf.base.command_line import quick_imports
+with quick_imports():
+    import tensorflow as tf
 replicas, out, *names = int(sys.argv[1]), *sys.argv[2:]
 tf.config.threading.set_inter_op_parallelism_threads(replicas)
 cpu = tf.config.list_physical_devices("CPU")[0]

@@ -19,9 +19,7 @@ STATE = {"step": 0, "sums": [0.1, 1 / 3], "seconds": 1.5}
 
 
 def build(seed=0):
-    method = AdversarialFeatureDistillation(
-        tiny.peers("resnet8", "wrn_10_2", seed=seed)
-    )
+    method = AdversarialFeatureDistillation(tiny.small_peers(seed=seed))
     method.compile(epochs=2, steps_per_epoch=2)
     return method
 
@@ -162,7 +160,7 @@ def test_a_failed_save_is_one_message_and_keeps_the_last(tmp_path, monkeypatch):
 def test_load_peers(tmp_path):
     method = build()
     method.take_step(tiny.batch())
-    (tmp_path / "flags.cfg").write_text("# a run\n--peers=resnet8,wrn_10_2\n")
+    (tmp_path / "flags.cfg").write_text("# a run\n--peers=small,small\n")
     (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
     with pytest.raises(UserError, match="no last checkpoint"):
         load_peers(tmp_path)
@@ -176,7 +174,7 @@ def test_load_peers(tmp_path):
 
 def test_load_peers_of_the_best_checkpoint(tmp_path):
     method = build()
-    (tmp_path / "flags.cfg").write_text("--peers=resnet8,wrn_10_2\n")
+    (tmp_path / "flags.cfg").write_text("--peers=small,small\n")
     (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
     checkpoints = Checkpoints(tmp_path, method)
     images = tiny.batch(5)["image"]
@@ -229,11 +227,11 @@ def test_load_peers_of_branches(tmp_path):
 
 def test_a_checkpoint_of_other_networks_is_one_line(tmp_path):
     Checkpoints(tmp_path, build()).save({**STATE, "step": 1})
-    other = AdversarialFeatureDistillation(tiny.peers("resnet14", "wrn_10_2"))
+    other = AdversarialFeatureDistillation(tiny.peers("resnet8", "small"))
     with pytest.raises(UserError, match="does not fit the networks"):
         Checkpoints(tmp_path, tiny.compiled(other)).restore()
     (tmp_path / "dataset.json").write_text(json.dumps(tiny.info().to_json()))
-    for names in ("resnet14,wrn_10_2", "wrn_10_1,wrn_10_2"):
+    for names in ("resnet8,small", "small,wrn_10_1"):
         (tmp_path / "flags.cfg").write_text(f"--peers={names}\n")
         with pytest.raises(UserError, match="does not fit the networks") as error:
             load_peers(tmp_path)

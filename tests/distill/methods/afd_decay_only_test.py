@@ -13,7 +13,7 @@ from tests.distill.methods.afd_test import build
 
 
 def test_decay_only_is_adam_on_the_decay_alone():
-    method = build(["resnet8", "resnet8"], DecayOnlyControl)
+    method = build(["small", "small"], DecayOnlyControl)
     method.objectives = [o for o in method.objectives if o.name == "peer_0/feature"]
     (objective,) = method.objectives
     before = tiny.values(objective.variables)
@@ -28,7 +28,7 @@ def test_decay_only_is_adam_on_the_decay_alone():
 
 
 def test_flags_choose_the_variant():
-    peers = tiny.peers("resnet8", "resnet8")
+    peers = tiny.peers("small", "small")
     for flag, variant in (
         ("afd_decay_only", DecayOnlyControl),
         ("afd_unpaired", UnpairedFeatureDistillation),

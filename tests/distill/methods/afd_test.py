@@ -250,7 +250,7 @@ def changed(before, variables):
 
 @pytest.mark.parametrize("kind", ["logit", "discriminator", "feature"])
 def test_each_objective_moves_only_its_own_variables(kind):
-    method = build(["resnet8", "wrn_10_2"])
+    method = with_peers(small_peers([8, 12]))
     method.objectives = [o for o in method.objectives if o.name.endswith(kind)]
     own = {id(v) for o in method.objectives for v in o.variables}
     trainable = method.trainable_variables
@@ -264,9 +264,9 @@ def test_each_objective_moves_only_its_own_variables(kind):
 
 @pytest.mark.parametrize("order", ["simultaneous", "sequential"])
 def test_batch_statistics_move_once_a_step(order):
-    method = build(["resnet8", "resnet8"], update_order=order)
+    method = with_peers(tiny.small_peers(), update_order=order)
     batch = tiny.batch()
-    copies = tiny.peers("resnet8", "resnet8")
+    copies = tiny.small_peers()
     for copy in copies:
         copy(batch["image"], training=True)
     method.take_step(batch)
@@ -283,10 +283,10 @@ def test_batch_statistics_move_once_a_step(order):
 
 
 def test_sequential_takes_feature_gradients_after_the_logit_update():
-    method = build(["resnet8", "resnet8"], update_order="sequential")
+    method = with_peers(tiny.small_peers(), update_order="sequential")
     batch = tiny.batch()
     metrics = method.take_step(batch)
-    other = build(["resnet8", "resnet8"])
+    other = with_peers(tiny.small_peers())
     logit_only = [o for o in other.objectives if o.name.endswith("logit")]
     other.objectives = logit_only
     other.take_step(batch)
@@ -296,7 +296,7 @@ def test_sequential_takes_feature_gradients_after_the_logit_update():
         metrics["peer_0/loss_feature"], np.mean((1 - fake.numpy()) ** 2), rtol=1e-4
     )
     # The logit update moves the map far enough for the test to tell the orders apart.
-    simultaneous = build(["resnet8", "resnet8"]).take_step(batch)
+    simultaneous = with_peers(tiny.small_peers()).take_step(batch)
     assert (
         abs(metrics["peer_0/loss_feature"] - simultaneous["peer_0/loss_feature"]) > 1e-3
     )
@@ -325,9 +325,7 @@ class Recorder(keras.layers.Layer):
     ],
 )
 def test_discriminators_are_shown_the_right_maps(count, topology, reals):
-    method = AdversarialFeatureDistillation(
-        tiny.peers(*["resnet8"] * count), topology=topology
-    )
+    method = AdversarialFeatureDistillation(tiny.small_peers(count), topology=topology)
     method.discriminators = [Recorder() for _ in range(count)]
     outputs = [
         PeerOutput(
@@ -343,8 +341,8 @@ def test_discriminators_are_shown_the_right_maps(count, topology, reals):
 
 def test_without_adversarial_part_it_is_mutual_learning():
     batch = tiny.batch()
-    afd = build(["resnet8", "resnet8"], adversarial_weight=0.0)
-    dml = MutualLearning(tiny.peers("resnet8", "resnet8"), recipe=SGD)
+    afd = with_peers(tiny.small_peers(), adversarial_weight=0.0)
+    dml = MutualLearning(tiny.small_peers(), recipe=SGD)
     dml.compile(epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     afd.take_step(batch)
     dml.take_step(batch)
@@ -387,4 +385,4 @@ def test_one_step_with_unequal_maps():
 
 def test_refuses_one_peer():
     with pytest.raises(UserError, match="two or more"):
-        AdversarialFeatureDistillation(tiny.peers("resnet8"))
+        AdversarialFeatureDistillation(tiny.small_peers(1))

@@ -20,7 +20,7 @@ from tests.distill.methods.afd_test import build
     ],
 )
 def test_unpaired_networks_are_shown_with_their_own_images(size, networks, expected):
-    method = UnpairedFeatureDistillation(tiny.peers(*["resnet8"] * networks))
+    method = UnpairedFeatureDistillation(tiny.peers(*["small"] * networks))
     shown = [[] for _ in range(networks)]
 
     def discriminator(number):
@@ -71,7 +71,7 @@ def test_without_logit_weight_the_unpaired_networks_share_no_image():
     # A peer's own step must not depend on what another peer makes of its images.
     def kernels_after(poisoned):
         method = build(
-            ["resnet8", "resnet8"], UnpairedFeatureDistillation, logit_weight=0.0
+            ["small", "small"], UnpairedFeatureDistillation, logit_weight=0.0
         )
         call = method.call
 

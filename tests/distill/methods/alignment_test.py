@@ -21,7 +21,7 @@ def by_numpy(kind, own, other):
 
 
 @pytest.mark.parametrize("kind", ["l1", "l2", "cosine"])
-@pytest.mark.parametrize("names", [["resnet8"] * 3, ["resnet8", "wrn_10_2", "resnet8"]])
+@pytest.mark.parametrize("names", [["small"] * 3, ["small", "small_wide", "small"]])
 @pytest.mark.parametrize("logit_weight", [0.0, 1.0])
 def test_the_loss_against_numpy(kind, names, logit_weight):
     flags = {"alignment_distance": kind, "alignment_weight": "0.5"}
@@ -50,7 +50,7 @@ def test_the_loss_against_numpy(kind, names, logit_weight):
 
 def test_with_adam_it_is_an_objective_of_its_own():
     with flagsaver.as_parsed(method="alignment", alignment_optimizer="adam"):
-        method = methods.method_from_flags(tiny.peers("resnet8", "wrn_10_2"))
+        method = methods.method_from_flags(tiny.peers("small", "small_wide"))
     tiny.compiled(method)
     labels, outputs = tiny.batch()["label"], tiny.planted(*method.peers)
     values, _ = method.feature_losses(labels, outputs)
@@ -74,7 +74,7 @@ def test_with_adam_it_is_an_objective_of_its_own():
 
 
 def test_refusals():
-    peers = tiny.peers("resnet8", "resnet8")
+    peers = tiny.peers("small", "small")
     with pytest.raises(UserError, match="Did you mean 'cosine'"):
         FeatureAlignment(peers, distance="cosin")
     with pytest.raises(UserError, match="Known: sgd, adam"):

@@ -19,7 +19,7 @@ from tests import tiny
 )
 def test_the_loss_against_numpy(topology, teachers, squared, reduction):
     method = MutualLearning(
-        tiny.peers(*["resnet8"] * 3),
+        tiny.peers(*["small"] * 3),
         topology=topology,
         temperature=2.0,
         temperature_squared=squared,
@@ -52,7 +52,7 @@ def test_the_published_form_by_flags():
         "teacher_reduction": "sum",
     }
     with flagsaver.as_parsed(method="dml", **published):
-        method = methods.method_from_flags(tiny.peers("resnet8", "resnet8", "resnet8"))
+        method = methods.method_from_flags(tiny.peers("small", "small", "small"))
     assert method.teachers == [(1, 2), (0, 2), (0, 1)]
     labels, outputs = tiny.batch()["label"], tiny.planted(*method.peers)
     values, _ = method.compute_losses(labels, outputs)
@@ -64,10 +64,8 @@ def test_the_published_form_by_flags():
 
 def test_mutual_learning_without_divergence_is_independent():
     batch = tiny.batch()
-    mutual = tiny.compiled(
-        MutualLearning(tiny.peers("resnet8", "resnet8"), logit_weight=0.0)
-    )
-    independent = tiny.compiled(Independent(tiny.peers("resnet8", "resnet8")))
+    mutual = tiny.compiled(MutualLearning(tiny.small_peers(), logit_weight=0.0))
+    independent = tiny.compiled(Independent(tiny.small_peers()))
     mutual.take_step(batch)
     independent.take_step(batch)
     for one, other in zip(mutual.variables, independent.variables, strict=True):
@@ -75,7 +73,7 @@ def test_mutual_learning_without_divergence_is_independent():
 
 
 def test_refusals():
-    peers = tiny.peers("resnet8", "resnet8")
+    peers = tiny.small_peers()
     with pytest.raises(UserError, match="above 0"):
         MutualLearning(peers, temperature=0.0)
     with pytest.raises(UserError, match="Did you mean 'mean'"):

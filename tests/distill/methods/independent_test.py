@@ -10,7 +10,7 @@ RECIPE = Recipe("sgd", learning_rate=0.05, decay=1e-3)
 
 
 def test_the_loss_is_the_cross_entropy():
-    method = Independent(tiny.peers("resnet8", "resnet14"))
+    method = Independent(tiny.peers("small", "small_wide"))
     labels, outputs = tiny.batch()["label"], tiny.planted(*method.peers)
     values, _ = method.compute_losses(labels, outputs)
     for number, output in enumerate(outputs):
@@ -22,9 +22,9 @@ def test_the_loss_is_the_cross_entropy():
 
 
 def test_independent_peers_are_each_alone():
-    pair = tiny.compiled(Independent(tiny.peers("resnet8", "resnet14"), recipe=RECIPE))
+    pair = tiny.compiled(Independent(tiny.peers("small", "small_wide"), recipe=RECIPE))
     alone = tiny.compiled(
-        Independent([tiny.peers("resnet8", "resnet14")[0]], recipe=RECIPE)
+        Independent([tiny.peers("small", "small_wide")[0]], recipe=RECIPE)
     )
     for seed in range(2):
         pair.take_step(tiny.batch(seed))

@@ -8,10 +8,10 @@ from tests import tiny
 
 
 def test_the_loss_against_numpy():
-    teachers = tiny.frozen("resnet8", "wrn_10_1")
+    teachers = tiny.frozen("small", "small_wide")
     with flagsaver.as_parsed(method="kd"):
         method = methods.method_from_flags(
-            tiny.peers("resnet8", "resnet8"), frozen_teachers=teachers
+            tiny.peers("small", "small"), frozen_teachers=teachers
         )
     labels = tiny.batch()["label"]
     outputs = tiny.planted(*method.peers, *teachers)
@@ -32,8 +32,6 @@ def test_the_loss_against_numpy():
 
 def test_a_flag_of_the_user_beats_the_methods_default():
     with flagsaver.as_parsed(method="kd", temperature="2", label_weight="1"):
-        method = methods.method_from_flags(
-            tiny.peers("resnet8"), tiny.frozen("resnet8")
-        )
+        method = methods.method_from_flags(tiny.peers("small"), tiny.frozen("small"))
     assert (method.temperature, method.label_weight) == (2.0, 1.0)
     assert method.logit_weight == 0.9

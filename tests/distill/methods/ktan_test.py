@@ -10,7 +10,7 @@ from tests import tiny
 def build():
     flags = {"ktan_map_weight": "0.7", "ktan_adversarial_weight": "0.2"}
     with flagsaver.as_parsed(method="ktan", **flags):
-        return methods.method_from_flags(tiny.peers("resnet8"), tiny.frozen("wrn_10_2"))
+        return methods.method_from_flags(tiny.peers("small"), tiny.frozen("small_wide"))
 
 
 def test_the_losses_against_numpy():
