@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.base.errors import UserError
 from afd_tf.models import build_peer, build_peers, multiply_adds
 from tests import exports, tiny
-from tests.models import foreign_models
+from tests.models import foreign_models, two_replicas
 
 HERE = "python:tests.models.foreign_models"
 INFO = tiny.info((16, 16, 3))
@@ -198,74 +197,25 @@ def test_exports_give_the_same_logits(name, saved, tmp_path):
             exports.assert_same_logits(logits, expected)
 
 
-# A process of its own for each strategy; see tests/distill/replicas_test.py.
-PROGRAM = """
-import sys
-from afd_tf.base.command_line import quick_imports
-with quick_imports():
-    import tensorflow as tf
-replicas, out, *names = int(sys.argv[1]), *sys.argv[2:]
-tf.config.threading.set_inter_op_parallelism_threads(replicas)
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-import functools
-import keras
-import numpy as np
-from absl import flags
-from afd_tf import models
-from afd_tf.distill.methods import build_method
-from afd_tf.training.strategy import strategy_from_flags
-from tests import tiny
-
-models.PEERS["small"] = (
-    functools.partial(tiny.SmallPeer, (8, 16), (1, 2)), ("small",))
-flags.FLAGS(["test", "--strategy=mirrored" if replicas > 1 else "--strategy=one"])
-strategy = strategy_from_flags()
-batch = tiny.batch(image_shape=(16, 16, 3))
-arrays = {}
-for name in names:
-    with strategy.scope():
-        keras.utils.set_random_seed(1)
-        peers = models.build_peers([name, "small"], tiny.info((16, 16, 3)))
-        method = tiny.compiled(build_method("afd", peers))
-
-    @tf.function(autograph=False)
-    def step():
-        def part():
-            context = tf.distribute.get_replica_context()
-            first = context.replica_id_in_sync_group * 8 // replicas
-            return method.take_step(
-                {k: v[first : first + 8 // replicas] for k, v in batch.items()})
-
-        return strategy.run(part)
-
-    before = [v.value.numpy() for v in method.variables]
-    for _ in range(2):
-        step()
-    for number, (variable, old) in enumerate(zip(method.variables, before)):
-        arrays[f"{name} {number} {variable.name}"] = variable.value.numpy()
-        arrays[f"moved {name} {number} {variable.name}"] = np.any(
-            old != variable.value.numpy())
-np.savez(out, **arrays)
-"""
-
-
 def test_two_replicas_are_one(tmp_path):
     names = [f"{HERE}:classifier", f"{HERE}:subclass"]
     arrays = []
+    # A process of its own for each strategy; see tests/distill/replicas_test.py.
     for replicas in (1, 2):
-        out = str(tmp_path / f"{replicas}.npz")
-        command = [sys.executable, "-c", PROGRAM, str(replicas), out, *names]
+        out = tmp_path / f"{replicas}.npz"
+        command = two_replicas.arguments(out, *names, replicas=replicas, steps=2)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr[-3000:]
-        arrays.append(np.load(out))
+        arrays.append(dict(np.load(out)))
     one, two = arrays
     assert list(one) == list(two)
     for name in names:
-        moving = [key for key in one if key.startswith(f"moved {name}")]
-        still = [key for key in moving if not one[key]]
+        new = [key for key in one if key.startswith(f"{name} new ")]
+        still = [
+            key
+            for key in new
+            if np.array_equal(one[key], one[key.replace(" new ", " old ")])
+        ]
         # The zero bias of a head that is kept.
         assert [key.split()[-1] for key in still] == ["bias"]
     for key in one:
