@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -158,9 +159,15 @@ def test_damaged_data_agree_with_pillow_or_say_nothing(functions):
             kind, content = "PNG", with_chunk(b"eXIf", data, b"IDAT")
         found = int(functions[kind](content))
         try:
-            expected = of_pillow(content)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                expected = of_pillow(content)
+            # Version 13 goes on behind such an entry; Python 3.10 has an older one.
+            refused = any("Truncated File Read" in str(each.message) for each in said)
         # Pillow refuses some of them.
         except (OSError, SyntaxError, ValueError, struct.error):
+            refused = True
+        if refused:
             assert 1 <= found <= 8
             continue
         compared += 1
