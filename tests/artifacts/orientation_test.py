@@ -6,6 +6,7 @@ import warnings
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
@@ -13,6 +14,9 @@ from PIL import Image, ImageOps
 from afd_tf.artifacts import orientation
 
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 12, 3), dtype=np.uint8)
+# Before version 13, which is not for Python 3.10, Pillow reads no entry behind one that
+# is cut off.
+ENDS_WHERE_CUT_OFF = int(PIL.__version__.split(".")[0]) < 13
 FORMATS = {"JPEG": orientation.jpeg_orientation, "PNG": orientation.png_orientation}
 XMP = "<x:xmpmeta><rdf:Description {}</x:xmpmeta>"
 
@@ -162,12 +166,12 @@ def test_damaged_data_agree_with_pillow_or_say_nothing(functions):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 expected = of_pillow(content)
-            # Version 13 goes on behind such an entry; Python 3.10 has an older one.
-            refused = any("Truncated File Read" in str(each.message) for each in said)
         # Pillow refuses some of them.
         except (OSError, SyntaxError, ValueError, struct.error):
-            refused = True
-        if refused:
+            assert 1 <= found <= 8
+            continue
+        cut_off = any("Truncated File Read" in str(each.message) for each in said)
+        if ENDS_WHERE_CUT_OFF and cut_off and expected == 1:
             assert 1 <= found <= 8
             continue
         compared += 1

@@ -15,16 +15,15 @@ TOLERANCE = 1e-5
 XLA_CASE = "kd_2"
 # Replicas of all processes, by the name of the process.
 TOGETHER = {"mirrored_2": 2, "mirrored_4": 4, "worker_0": 2, "worker_1": 2}
-# What is tried on them: every method on the two kinds of two replicas, what consists of
-# most also on four, where the shares are others, and the rest where most can go wrong,
-# between processes.
+# What is tried on them: every method on the two kinds of two replicas, and on four of
+# them, where the shares are others, those that consist of most.
 TRIED = {
-    "mirrored_2": [*same_step.ALIKE, "afd_3"],
-    "mirrored_4": ["afd_3"],
+    "mirrored_2": [*same_step.ALIKE, "afd_3", same_step.IN_PARTS],
+    "mirrored_4": ["afd_3", "kd_3"],
     "worker_0": [*same_step.UNLIKE, same_step.IN_PARTS],
     "worker_1": [*same_step.UNLIKE, same_step.IN_PARTS],
 }
-OVERFLOWING = ("one", "worker_0", "worker_1")
+OVERFLOWING = ("one", "mirrored_2", "worker_0", "worker_1")
 
 
 def start(directory, name, *flag_values, **environment):
