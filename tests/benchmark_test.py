@@ -8,6 +8,7 @@ from absl.testing import flagsaver
 
 from afd_tf import benchmark
 from afd_tf.base.errors import UserError
+from afd_tf.benchmarks import step
 
 DIGITS = {"dataset": "digits", "peers": "resnet8,resnet8", "batch_size": "16"}
 
@@ -39,7 +40,8 @@ def test_a_mistake_is_one_line(arguments, given, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_measurement_ends_with_its_figures(capsys):
+def test_a_measurement_ends_with_its_figures(monkeypatch, capsys):
+    monkeypatch.setattr(step, "_INPUT_SECONDS", 0.1)
     with flagsaver.as_parsed(**DIGITS, rounds="2", steps="1"):
         benchmark.main(["benchmark"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

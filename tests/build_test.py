@@ -87,7 +87,7 @@ def imports(text: str, files: dict[str, str]) -> tuple[set[str], set[str]]:
                 modules.add(inner if file_of(inner, files) else node.module)
         elif isinstance(node, ast.Constant):
             # The pattern fits no other constant's text.
-            modules.update(re.findall(r"^afd_tf(?:\.\w+)+$", str(node.value)))
+            modules.update(re.findall(r"^(?:afd_tf|tests)(?:\.\w+)+$", str(node.value)))
             if node.value in BY_NAME:
                 unseen.add(BY_NAME[node.value])
     own = {module for module in modules if module.split(".")[0] in ("afd_tf", "tests")}

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from afd_tf.analysis.confusion import Confusion
 
@@ -54,6 +53,9 @@ def test_worst_and_most_confused_by_hand():
 
 @pytest.mark.parametrize("num_classes", [2, 9, 300])
 def test_rates_are_those_of_scikit_learn(num_classes):
+    # A second that the collection of all tests need not take.
+    from sklearn import metrics
+
     generator = np.random.default_rng(num_classes)
     # Unbalanced; of 300 classes, some have no images.
     labels = (num_classes * generator.random(500) ** 3).astype(np.int32)

@@ -116,7 +116,6 @@ UNLIKE = ("tflite_int8",)
         ("wrn_10_1", 8, {"all": 7, "folded": 3}, TFLITE),
         ("mobilenet_v2_50", 32, {"all": 53, "folded": 53}, UNLIKE),
         ("shufflenet_v2_50", 32, {"all": 56, "folded": 56}, UNLIKE),
-        ("imagenet_resnet18_small", 16, {"all": 20, "folded": 20}, UNLIKE),
     ],
 )
 def test_peers_convert_to_builtin_operators(
