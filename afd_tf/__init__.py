@@ -6,7 +6,7 @@ brings what it needs when it is first used.
 Example:
     >>> import afd_tf
     >>> dataset = afd_tf.load_data("digits")
-    >>> peers = afd_tf.build_peers(["resnet8", "resnet20"], dataset.info)
+    >>> peers = afd_tf.build_peers(["resnet8", "resnet14"], dataset.info)
     >>> method = afd_tf.build_method("afd", peers)
     >>> method.compile(epochs=2, steps_per_epoch=dataset.steps_per_epoch(64))
     >>> history = method.fit(dataset, batch_size=64, verbose=0)

@@ -114,7 +114,6 @@ UNLIKE = ("tflite_int8",)
     ("name", "size", "normalizations", "formats"),
     [
         ("wrn_10_1", 8, {"all": 7, "folded": 3}, TFLITE),
-        ("mobilenet_v2_50", 32, {"all": 53, "folded": 53}, UNLIKE),
         ("shufflenet_v2_50", 32, {"all": 56, "folded": 56}, UNLIKE),
     ],
 )
