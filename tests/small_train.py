@@ -24,10 +24,9 @@ from afd_tf.base.command_line import prepare_environment, quick_imports
 
 with quick_imports():
     prepare_environment(training=True)
-    import tensorflow as tf
 
 # With all that a training needs.
-from tests import exports, tiny  # noqa: F401
+from tests import exports, tensorflow_settings, tiny  # noqa: F401
 
 NAME = "tests.small_train"
 SECONDS = 300
@@ -104,8 +103,7 @@ def main() -> None:
     # As the command does when it has made its imports.
     gc.freeze()
     tiny.register_small()
-    # Half the time before the first step; the same numbers.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    tensorflow_settings.begin_sooner()
     runpy.run_module("afd_tf.train", run_name="__main__", alter_sys=True)
 
 

@@ -21,13 +21,6 @@ from afd_tf.base.command_line import quick_imports
 with quick_imports():
     import tensorflow as tf
 replicas, out, trained = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-tf.config.threading.set_inter_op_parallelism_threads(replicas)
-tf.config.threading.set_intra_op_parallelism_threads(1)
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-# Half the time before the first step; the same numbers.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import keras
 import numpy as np
 from absl import flags
@@ -38,8 +31,10 @@ from afd_tf.distill import methods
 from afd_tf.training import loop
 from afd_tf.training.numerics import allow_auto_clustering
 from afd_tf.training.strategy import strategy_from_flags
-from tests import tiny
+from tests import tensorflow_settings, tiny
 
+tensorflow_settings.divide_cpu(replicas)
+tensorflow_settings.begin_sooner()
 tiny.register_small()
 EPOCHS, BATCH = 2, 127  # an odd number: the replicas' parts differ in size
 flags.FLAGS(["test", "--strategy=mirrored" if replicas > 1 else "--strategy=one"])

@@ -22,7 +22,7 @@ from afd_tf.distill.method import Method
 from afd_tf.training import loop
 from afd_tf.training.numerics import allow_auto_clustering
 from afd_tf.training.strategy import strategy_from_flags
-from tests import tiny
+from tests import tensorflow_settings, tiny
 
 # An epoch is a batch that divides by 2 and by 4, and a last one that does not.
 BATCH, LAST = 16, 13
@@ -203,16 +203,9 @@ def overflow(strategy) -> dict[str, np.ndarray]:
 
 def main() -> None:
     _, output = flags.FLAGS(sys.argv)
-    replicas = _REPLICAS.value
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, replicas))
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * replicas,
-    )
+    tensorflow_settings.divide_cpu(_REPLICAS.value)
     if not flags.FLAGS.jit_compile:
-        # Half the time before the first step; the same numbers.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        tensorflow_settings.begin_sooner()
     strategy = strategy_from_flags()
     found = {"replicas": strategy.num_replicas_in_sync}
     for case in _CASES.value:

@@ -26,7 +26,7 @@ from absl import flags
 from afd_tf import models
 from afd_tf.distill.methods import build_method
 from afd_tf.training.strategy import strategy_from_flags
-from tests import tiny
+from tests import tensorflow_settings, tiny
 
 NAME = "tests.models.two_replicas"
 TOLERANCE = 1e-5
@@ -131,13 +131,8 @@ def main() -> None:
     tiny.register_small()
     replicas = given.replicas
     flags.FLAGS([NAME, f"--strategy={'mirrored' if replicas > 1 else 'one'}"])
-    tf.config.threading.set_inter_op_parallelism_threads(replicas)
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * replicas,
-    )
-    # Half the time before the first step; the same numbers.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    tensorflow_settings.divide_cpu(replicas)
+    tensorflow_settings.begin_sooner()
     strategy = strategy_from_flags()
     arrays = {}
     for name in given.names:
