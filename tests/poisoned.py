@@ -18,7 +18,7 @@ import tensorflow as tf
 from afd_tf import data, train
 from afd_tf.distill.method import Method
 from afd_tf.training.strategy import worker_count_from_flags
-from tests import tiny
+from tests import tensorflow_settings, tiny
 
 _POISONED_STEPS = flags.DEFINE_list("poisoned_steps", [], "Counted from 0.")
 
@@ -60,6 +60,8 @@ def train_poisoned(argv: list[str]) -> int | None:
 
     train.train = poisoned
     tiny.register_small()
+    # As the runs that it is compared with.
+    tensorflow_settings.begin_sooner()
     return train.main(argv)
 
 

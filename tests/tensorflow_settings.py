@@ -15,5 +15,5 @@ def divide_cpu(replicas: int) -> None:
 
 
 def begin_sooner() -> None:
-    """Halves the time before the first step; the numbers stay the same."""
+    """Halves the time before the first step; numbers differ by rounding alone."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
