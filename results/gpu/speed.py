@@ -1,6 +1,6 @@
 """Speed of AFD's step of two ResNet-32 on a GPU, beside PyTorch's on the same GPU.
 
-    python results/gpu/speed.py [--pytorch=PYTHON] --flagfile=flags/cifar.cfg ...
+    PYTHONPATH=. python results/gpu/speed.py [--pytorch=PYTHON] FLAGS_OF_TRAINING
 
 One process for each setting of `afd_tf` and each of `pytorch_step.py`, or for those of
 --names. All are started and warmed up at once; then each takes its steps alone, in
@@ -20,16 +20,14 @@ from afd_tf.base.json_text import print_json
 from afd_tf.benchmarks.worker_process import Worker, run_interleaved
 
 _BATCH = 128
-_SETTINGS = {
-    "afd_tf": (),
-    "afd_tf --jit_compile": ("--jit_compile",),
-    "afd_tf --precision=mixed_bfloat16": ("--precision=mixed_bfloat16",),
-    "afd_tf --precision=mixed_float16": ("--precision=mixed_float16",),
-    "afd_tf --jit_compile --precision=mixed_bfloat16": (
-        "--jit_compile",
-        "--precision=mixed_bfloat16",
-    ),
-}
+# A name is followed by the flags that it stands for.
+_SETTINGS = (
+    "afd_tf",
+    "afd_tf --jit_compile",
+    "afd_tf --precision=mixed_bfloat16",
+    "afd_tf --precision=mixed_float16",
+    "afd_tf --jit_compile --precision=mixed_bfloat16",
+)
 _PYTORCH = [
     f"{mode} {precision}"
     for mode in ("eager", "compile", "graph")
@@ -46,12 +44,10 @@ def main():
     parser.add_argument("--names", help="With commas between them; all by default.")
     arguments, training_flags = parser.parse_known_args()
     here = Path(__file__).parent
+    worker = [sys.executable, "-m", "afd_tf.benchmark", "worker", *training_flags]
     commands = {
-        name: (
-            [sys.executable, "-m", "afd_tf.benchmark", "worker", *training_flags, *own],
-            {"TF_FORCE_GPU_ALLOW_GROWTH": "true"},
-        )
-        for name, own in _SETTINGS.items()
+        name: ([*worker, *name.split()[1:]], {"TF_FORCE_GPU_ALLOW_GROWTH": "true"})
+        for name in _SETTINGS
     }
     if arguments.pytorch:
         paths = {"PYTHONPATH": str(here.parent.parent), "LD_LIBRARY_PATH": ""}

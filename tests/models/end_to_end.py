@@ -22,6 +22,7 @@ from afd_tf import models
 from afd_tf.artifacts.manifest import FORMATS
 from afd_tf.data.image_files import read_image
 from tests import exports, tiny
+from tests.soak import outcome
 
 EPOCHS = 2
 IMAGES = 100
@@ -35,13 +36,6 @@ def command(name: str, given: argparse.Namespace, run_dir: Path) -> list[str]:
         *("--method=afd", f"--peers={name},resnet8", "--batch_size=16"),
         *("--learning_rate=0.01", "--deterministic", "--nodownload"),
     ]
-
-
-def left_behind(run_dir: Path) -> tuple:
-    """Returns the digests of the last checkpoint's files, and the metrics."""
-    (*_, last) = sorted((run_dir / "checkpoints").glob("step_*"))
-    state = json.loads((last / "state.json").read_text())
-    return last.name, state["files"], (run_dir / "metrics.jsonl").read_text()
 
 
 def stop_after_first_epoch(arguments: list[str]) -> None:
@@ -64,7 +58,7 @@ def is_the_same_when_continued(name: str, given: argparse.Namespace) -> bool:
         for run_dir in (stopped, undisturbed):
             arguments = command(name, given, run_dir)
             subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
-        return left_behind(stopped) == left_behind(undisturbed)
+        return outcome(stopped) == outcome(undisturbed)
 
 
 def exported(name: str, given: argparse.Namespace) -> dict[str, dict]:
