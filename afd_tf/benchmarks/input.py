@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from afd_tf import data
 from afd_tf.base.console import say
@@ -182,10 +181,11 @@ def encoded_records(name: str) -> tf.data.Dataset:
     """
     import tensorflow_datasets as tfds
 
+    opening = data.opening_from_flags()
     encoded = tfds.load(
         name,
-        split=flags.FLAGS["train_split"].value or "train",
-        data_dir=flags.FLAGS["data_dir"].value,
+        split=opening["train_split"] or "train",
+        data_dir=opening["data_dir"],
         decoders={"image": tfds.decode.SkipDecoding()},
         shuffle_files=True,
     ).map(lambda example: (example["image"], example["label"]))

@@ -257,11 +257,11 @@ def from_flags(
         expected=expected,
         recorded=recorded,
         changed_data=changed_data or _CHANGED_DATA.value,
-        **_opening_from_flags(),
+        **opening_from_flags(),
     )
 
 
-def _opening_from_flags() -> dict[str, Any]:
+def opening_from_flags() -> dict[str, Any]:
     """Returns the arguments of `load` that say which images there are, and where."""
     return {
         "data_dir": _expanded(_DATA_DIR.value),
@@ -322,7 +322,7 @@ def arrays_from_flags_of_run(
         return from_flags(expected=info, changed_data="available")
     from afd_tf.data.array_dataset import open_arrays
 
-    return open_arrays(_DATASET.value, expected=info, **_opening_from_flags())
+    return open_arrays(_DATASET.value, expected=info, **opening_from_flags())
 
 
 def _adopt_flags_of_run(info: DatasetInfo, run_flags: Mapping[str, str]) -> bool:

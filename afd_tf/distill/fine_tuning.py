@@ -17,7 +17,7 @@ from afd_tf.distill.recipes import Recipe
 from afd_tf.models import Peer
 from afd_tf.models.batch_normalization import keep_statistics
 
-STATISTICS = ("auto", "moving", "kept")
+STATISTICS = ("moving", "kept")
 
 _BACKBONE_RATE = flags.DEFINE_float(
     "backbone_learning_rate",
@@ -36,10 +36,10 @@ _FREEZE_EPOCHS = flags.DEFINE_integer(
 )
 _STATISTICS = flags.DEFINE_string(
     "batch_statistics",
-    "auto",
+    "moving",
     "Batch normalization of pretrained peers in training: kept normalizes with the "
     "statistics that came with the weights and leaves them alone; moving uses and "
-    "follows those of the batches, as in a peer from noise. Auto is moving.",
+    "follows those of the batches, as in a peer from noise.",
 )
 
 
@@ -59,7 +59,7 @@ class FineTuning:
 
     backbone_rate: float = 1.0
     freeze_epochs: int = 0
-    statistics: str = "auto"
+    statistics: str = "moving"
 
     def __post_init__(self):
         if self.statistics not in STATISTICS:

@@ -45,8 +45,8 @@ def step(fine_tuning, seed=0):
 
 
 def test_the_body_of_a_pretrained_peer_moves_more_slowly():
-    full = step(FineTuning(statistics="moving"))
-    slow = step(FineTuning(backbone_rate=0.25, statistics="moving"))
+    full = step(FineTuning())
+    slow = step(FineTuning(backbone_rate=0.25))
     for number, factor in enumerate((0.25, 1.0, 1.0, 1.0)):
         assert any(np.abs(change).max() > 1e-4 for change in full[number])
         for change, expected in zip(slow[number], full[number], strict=True):
@@ -59,7 +59,7 @@ def statistics(peer):
     ]
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("kept", True), ("auto", False)])
+@pytest.mark.parametrize(("kind", "kept"), [("kept", True), ("moving", False)])
 def test_batch_statistics(kind, kept):
     pretrained, noise = peers()
     # As after another training: not those of this batch.
@@ -165,13 +165,13 @@ def test_two_warm_ups_are_refused():
 
 def test_the_flags():
     with flagsaver.as_parsed(
-        backbone_learning_rate="0.1", freeze_epochs="3", batch_statistics="moving"
+        backbone_learning_rate="0.1", freeze_epochs="3", batch_statistics="kept"
     ):
-        assert fine_tuning_from_flags() == FineTuning(0.1, 3, "moving")
+        assert fine_tuning_from_flags() == FineTuning(0.1, 3, "kept")
     with (
         flagsaver.as_parsed(batch_statistics="still"),
         pytest.raises(
-            UserError, match="--batch_statistics=still should be one of auto"
+            UserError, match="--batch_statistics=still should be one of moving"
         ),
     ):
         fine_tuning_from_flags()
