@@ -41,6 +41,7 @@ from afd_tf.artifacts.peer_choice import chosen_peer_from_flags
 from afd_tf.artifacts.teacher import teachers_from_flags
 from afd_tf.distill import methods
 from afd_tf.distill.method import Method
+from afd_tf.training.checkpoint_choice import checkpoint_from_flags
 from afd_tf.training.checkpoints import Checkpoints, save_seconds_from_flags
 from afd_tf.training.console_report import (
     StartupTimer,
@@ -118,7 +119,7 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     timer = StartupTimer(_STARTED)
     timer.mark("imports")
     if export_wanted():
-        # A bad --export_dir shows now, not after the training.
+        # What an export cannot do shows now, not after the training.
         check_export_from_flags()
     methods.set_method_defaults()
     precision_from_flags()
@@ -129,6 +130,10 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     dataset = data.from_flags(
         expected=run_directory.info, recorded=run_directory.record
     )
+    validation_images = dataset.info.examples["validation"]
+    patience = patience_from_flags(validation_images)
+    if export_wanted():
+        checkpoint_from_flags(validation_images)
     timer.mark("data")
 
     with strategy.scope():
@@ -163,7 +168,6 @@ def train(strategy: tf.distribute.Strategy, workers: Workers) -> int | None:
     loop.rewind(state)
     session = Session(run_directory, dataset, method, checkpoints, loop, workers)
     evaluate = evaluation_function(method, strategy, dataset)
-    patience = patience_from_flags(dataset.info.examples["validation"])
     accuracies: dict[str, float] = {}
     _STOP.saving = True
     while not is_over(loop, state, patience):

@@ -483,6 +483,9 @@ def refused(*more, **values):
         ({"method": "one", "peers": "resnet8,resnet14"}, "peers of one kind"),
         ({"method": "dml", "own_stages": "1"}, "for --method=one"),
         ({"method": "one", "own_stages": "3"}, "less than 3"),
+        ({"patience": "3"}, "by its accuracy on validation images"),
+        ({"export_dir": "out", "checkpoint": "bst"}, "Did you mean 'best'?"),
+        ({"export_dir": "out", "checkpoint": "best"}, "on validation images, and"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, values, message):

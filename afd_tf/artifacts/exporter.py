@@ -129,9 +129,10 @@ def check_export_from_flags() -> None:
     """Refuses an export that is bound to fail, before the training that comes first.
 
     Raises:
-      UserError: a package of one of --formats is missing, or --export_dir cannot be
-        written to.
+      UserError: a package of one of --formats is missing, --export_dir cannot be
+        written to, or there is no such --checkpoint.
     """
+    checkpoint_from_flags()
     check_packages(_FORMATS.value)
     if _EXPORT_DIR.value is not None:
         check_writable(expanded(_EXPORT_DIR.value))

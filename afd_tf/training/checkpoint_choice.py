@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from afd_tf.base.errors import unknown_name
+from afd_tf.base.errors import UserError, unknown_name
 from afd_tf.base.run_flags import operational
 
 _CHECKPOINT = operational(
@@ -18,13 +18,21 @@ _CHECKPOINT = operational(
 KINDS = {"last": "step", "best": "best"}
 
 
-def checkpoint_from_flags() -> str:
+def checkpoint_from_flags(validation_images: int | None = None) -> str:
     """Returns --checkpoint: "auto", "last" or "best".
 
+    Args:
+      validation_images: of a run that is still to come, if the checkpoint is its.
+
     Raises:
-      UserError: it is none of these.
+      UserError: it is none of these, or the run will have no best one.
     """
     check_checkpoint(_CHECKPOINT.value)
+    if _CHECKPOINT.value == "best" and validation_images == 0:
+        raise UserError(
+            "--checkpoint=best is chosen on validation images, and there are none: "
+            "give --validation_examples=N too, or --checkpoint=last."
+        )
     return _CHECKPOINT.value
 
 
