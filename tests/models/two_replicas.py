@@ -4,7 +4,7 @@ python -m tests.models.two_replicas --side=64 keras:ResNet50 keras:DenseNet121
 
 Each network learns beside a small one. The same step on one replica with the images in
 reverse is the same mathematics, too: it shows what rounding alone does to a network.
-Prints a line of JSON for each.
+In 64 bits (`--bits=64`) there is next to none of it. Prints a line of JSON for each.
 """
 
 import argparse
@@ -27,17 +27,20 @@ from afd_tf import models
 from afd_tf.distill.methods import build_method
 from afd_tf.training.strategy import strategy_from_flags
 from tests import tensorflow_settings, tiny
+from tests.float64 import compute_in_64_bits
 
 NAME = "tests.models.two_replicas"
 TOLERANCE = 1e-5
 BATCH = 8
 
 
-def arguments(output, *names, replicas=1, side=16, steps=1, reverse=False) -> list[str]:
+def arguments(
+    output, *names, replicas=1, side=16, steps=1, reverse=False, bits=32
+) -> list[str]:
     """Returns the command that writes the arrays of these networks."""
     return [
         *(sys.executable, "-m", NAME, f"--output={output}", f"--side={side}"),
-        *(f"--replicas={replicas}", f"--steps={steps}"),
+        *(f"--replicas={replicas}", f"--steps={steps}", f"--bits={bits}"),
         *(["--reverse"] if reverse else []),
         *names,
     ]
@@ -79,7 +82,7 @@ def take_steps(name, strategy, side, steps, reverse) -> dict[str, np.ndarray]:
     }
 
 
-def compare(name: str, side: int, steps: int) -> dict:
+def compare(name: str, side: int, steps: int, bits: int) -> dict:
     """Runs the three processes of a network and returns their differences."""
     with tempfile.TemporaryDirectory() as directory:
         found = {}
@@ -89,7 +92,9 @@ def compare(name: str, side: int, steps: int) -> dict:
             ("reverse", {"reverse": True}),
         ):
             output = Path(directory) / f"{kind}.npz"
-            command = arguments(output, name, side=side, steps=steps, **settings)
+            command = arguments(
+                output, name, side=side, steps=steps, bits=bits, **settings
+            )
             subprocess.run(command, check=True)
             found[kind] = dict(np.load(output))
     new = [key for key in found["one"] if f"{name} new " in key]
@@ -99,6 +104,7 @@ def compare(name: str, side: int, steps: int) -> dict:
         "network": name,
         "image_size": side,
         "steps": steps,
+        "bits": bits,
         "variables": len(new),
         "largest_step": max(float(each.max()) for each in moved),
     }
@@ -123,16 +129,20 @@ def main() -> None:
     parser.add_argument("--output", help="file for the arrays; else, compares")
     parser.add_argument("--replicas", type=int, default=1, help="number of replicas")
     parser.add_argument("--reverse", action="store_true", help="turns the batch round")
+    parser.add_argument("--bits", type=int, default=32, help="of a number: 32 or 64")
     given = parser.parse_args()
     if not given.output:
         for name in given.names:
-            print(json.dumps(compare(name, given.side, given.steps)), flush=True)
+            found = compare(name, given.side, given.steps, given.bits)
+            print(json.dumps(found), flush=True)
         return
     tiny.register_small()
     replicas = given.replicas
     flags.FLAGS([NAME, f"--strategy={'mirrored' if replicas > 1 else 'one'}"])
     tensorflow_settings.divide_cpu(replicas)
     tensorflow_settings.begin_sooner()
+    if given.bits == 64:
+        compute_in_64_bits()
     strategy = strategy_from_flags()
     arrays = {}
     for name in given.names:
