@@ -34,6 +34,7 @@ _ACTIVATIONS = {
 _OPERATIONS = {
     "Abs": keras.ops.abs,
     "Erf": keras.ops.erf,
+    "Erfc": lambda values: keras.ops.subtract(1.0, keras.ops.erf(values)),
     "Exp": keras.ops.exp,
     "Log": keras.ops.log,
     "Neg": keras.ops.negative,

@@ -125,6 +125,34 @@ def _transposition(copy, op, values, order):
     )
 
 
+def _slice(copy, op, values, *limits):
+    begin, end, strides = limits
+    masks = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+    if any(map(op.get_attr, masks)) or len(begin) != 4 or len(values.shape) != 4:
+        return None
+    parts = [
+        slice(
+            None if op.get_attr("begin_mask") >> axis & 1 else int(begin[axis]),
+            None if op.get_attr("end_mask") >> axis & 1 else int(end[axis]),
+            int(strides[axis]),
+        )
+        for axis in range(4)
+    ]
+    if parts[0] != slice(None, None, 1) or values.shape[3] != op.outputs[0].shape[3]:
+        return None
+    ranges = [
+        part.indices(size)
+        for part, size in zip(parts[1:3], values.shape[1:3], strict=True)
+    ]
+    if any(step != 1 for *_, step in ranges):
+        return None
+    cropped = tuple(
+        (start, size - stop)
+        for (start, stop, _), size in zip(ranges, values.shape[1:3], strict=True)
+    )
+    return copy.call(op, keras.layers.Cropping2D, values, "crop")(cropped)
+
+
 def _cast(copy, op, values):
     if op.get_attr("DstT") != tf.float32:
         return None
@@ -162,5 +190,6 @@ BUILDERS = {
     "Split": lambda copy, op, axis, values: list(
         keras.ops.split(values, op.get_attr("num_split"), axis=int(axis))
     ),
+    "StridedSlice": _slice,
     "Transpose": _transposition,
 }

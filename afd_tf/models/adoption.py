@@ -6,6 +6,7 @@ may have its batch normalization inside, where nothing can be put in its place.
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from afd_tf.base.errors import UserError
 from afd_tf.models.batch_normalization import BatchNormalization
@@ -28,8 +29,11 @@ def adopt(model: keras.Layer) -> None:
 
     Batch normalization becomes that of `afd_tf.models.batch_normalization`, over the
     global batch, with the layer's own weights and epsilon, and with our momentum: the
-    usual 0.99 lags behind the weights of a short training. Random layers do nothing.
-    All layers compute in the precision of the moment, and are trainable.
+    usual 0.99 lags behind the weights of a short training. Random layers do nothing. A
+    convolution whose groups are single channels is computed as a depthwise one, and a
+    dense layer of maps as a convolution (ConvNeXt has both): every format has these,
+    and in 8 bits they are as exact as ours. All layers compute in the precision of the
+    moment, and are trainable.
 
     Args:
       model: changed in place.
@@ -43,12 +47,70 @@ def adopt(model: keras.Layer) -> None:
         layer.dtype_policy = policy
         if isinstance(layer, keras.layers.BatchNormalization):
             _adopt_batch_normalization(layer)
+        elif isinstance(layer, keras.layers.Conv2D) and _is_depthwise(layer):
+            layer.convolution_op = _depthwise(layer)
+        elif type(layer) is keras.layers.Dense and not isinstance(
+            vars(layer).get("call"), _Pointwise
+        ):
+            layer.call = _Pointwise(layer)
         elif is_random(layer):
             layer.call = _in_inference(layer.call)
             # Nothing draws from them, and they are no weights.
             layer._tracker.unlock()
             layer._seed_generators.clear()
             layer._tracker.lock()
+
+
+def _is_depthwise(layer: keras.layers.Conv2D) -> bool:
+    strides, dilation = layer.strides, layer.dilation_rate
+    return (
+        layer.groups > 1
+        and layer.kernel.shape[2] == 1
+        # What TensorFlow's depthwise convolution takes.
+        and layer.data_format == "channels_last"
+        and strides[0] == strides[1]
+        and (strides[0] == 1 or max(dilation) == 1)
+    )
+
+
+def _depthwise(layer: keras.layers.Conv2D):
+    """Returns `layer.convolution_op` as a depthwise convolution."""
+
+    def convolution(inputs, kernel):
+        height, width, _, filters = kernel.shape
+        return tf.nn.depthwise_conv2d(
+            inputs,
+            # The filters of a channel come one after the other in both.
+            tf.reshape(kernel, [height, width, layer.groups, filters // layer.groups]),
+            strides=[1, *layer.strides, 1],
+            padding=layer.padding.upper(),
+            dilations=list(layer.dilation_rate),
+        )
+
+    return convolution
+
+
+class _Pointwise:
+    """The `call` of a dense layer, which is a convolution of maps.
+
+    Args:
+      layer: it is built.
+    """
+
+    def __init__(self, layer: keras.layers.Dense):
+        self.layer = layer
+        self.of_vectors = layer.call
+
+    def __call__(self, inputs, training=None):
+        """Returns [B, h, w, units] for [B, h, w, c], and for others what Keras does."""
+        layer = self.layer
+        if len(inputs.shape) != 4:
+            return self.of_vectors(inputs, training=training)
+        kernel = tf.convert_to_tensor(layer.kernel)[None, None]
+        outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="VALID")
+        if layer.use_bias:
+            outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias))
+        return layer.activation(outputs)
 
 
 def _in_inference(call):

@@ -22,6 +22,8 @@ from tests import exports, tiny
         ("efficientnet_lite0", 32),
         # A graph of Keras, with squeeze and excitation and other activations.
         ("keras:MobileNetV3Small", 32),
+        # Depthwise convolutions, which Keras computes as grouped ones, and cut-outs.
+        ("python:tests.models.foreign_models:cropped", 16),
         # Pixels with the channels in reverse.
         ("keras:VGG16", 32),
     ],

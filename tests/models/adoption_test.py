@@ -122,3 +122,73 @@ def test_in_half_precision_statistics_stay_in_float32():
 def test_another_axis_is_refused():
     with pytest.raises(UserError, match="along axis 1: a peer needs"):
         adopt(built(layers.BatchNormalization(axis=1), (2, 2, 2)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": 2, "strides": 2, "padding": "same"},
+        {"filters": 6, "dilation_rate": 2, "padding": "same"},
+        {"filters": 4, "activation": "relu"},
+    ],
+)
+def test_groups_of_one_channel_are_depthwise(settings, precision):
+    images = np.random.default_rng(0).normal(size=(2, 7, 6, 2)).astype(np.float32)
+    layer = layers.Conv2D(kernel_size=3, groups=2, **settings)
+    inputs = keras.Input((7, 6, 2))
+    model = keras.Model(inputs, layer(inputs))
+    expected = model(images)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        adopt(model)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    function = tf.function(layer).get_concrete_function(images)
+    kinds = {op.type for op in function.graph.get_operations()}
+    assert "DepthwiseConv2dNative" in kinds
+    assert not [kind for kind in kinds if "PartitionedCall" in kind]
+    tolerance = 1e-6 if precision == "float32" else 0.05
+    np.testing.assert_allclose(
+        tf.cast(layer(images), tf.float32), expected, atol=tolerance
+    )
+
+
+def test_groups_of_several_channels_stay_as_they_are():
+    images = np.random.default_rng(0).normal(size=(2, 7, 6, 4)).astype(np.float32)
+    layer = layers.Conv2D(6, 3, groups=2)
+    inputs = keras.Input((7, 6, 4))
+    model = keras.Model(inputs, layer(inputs))
+    expected = model(images)
+    adopt(model)
+    np.testing.assert_array_equal(model(images), expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("settings", [{}, {"use_bias": False, "activation": "relu"}])
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((3, 5, 2), "Conv2D"), ((2,), "MatMul")],
+    ids=["maps", "vectors"],
+)
+def test_dense_layers_of_maps_are_convolutions(shape, kind, settings, precision):
+    values = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+    layer = layers.Dense(3, **settings)
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    expected = model(values)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        adopt(model)
+        # As when a model becomes a peer twice.
+        adopt(model)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    function = tf.function(layer).get_concrete_function(values)
+    assert kind in {op.type for op in function.graph.get_operations()}
+    outputs = layer(values)
+    assert outputs.dtype == ("float32" if precision == "float32" else "bfloat16")
+    tolerance = 1e-6 if precision == "float32" else 0.05
+    np.testing.assert_allclose(tf.cast(outputs, "float32"), expected, atol=tolerance)

@@ -14,6 +14,16 @@ def backbone(image_shape, filters=(8, 16)) -> keras.Model:
     return keras.Model(inputs, values)
 
 
+def cropped(image_shape) -> keras.Model:
+    """One stage as in ConvNeXt, and the inside of its map as in NASNet."""
+    inputs = keras.Input(image_shape)
+    values = layers.Conv2D(8, 3, 2, padding="same")(inputs)
+    values = layers.Conv2D(8, 5, padding="same", groups=8)(values)
+    values = layers.Dense(6, activation="gelu")(values)
+    values = layers.Cropping2D(((1, 0), (2, 1)))(layers.ReLU()(values))
+    return keras.Model(inputs, values)
+
+
 def classifier(image_shape, num_classes) -> keras.Model:
     """The usual shape of transfer learning in Keras: a body, called as one layer."""
     inputs = keras.Input(image_shape)
