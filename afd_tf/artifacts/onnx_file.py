@@ -52,7 +52,7 @@ def write(peer, info, description: Mapping[str, Any], path: Path) -> dict:
         converted = Path(folder) / "model.onnx"
         with plain_saved_model(peer, info.image_shape) as saved_model:
             convert(saved_model, converted)
-        content = converted.read_bytes()
+        content = _without_erfc(onnx.load(converted)).SerializeToString()
     inside = {
         **description,
         "model": {
@@ -97,6 +97,24 @@ def convert(saved_model: Path, path: Path) -> None:
     if result.returncode or not path.is_file():
         *_, last = ["no message", *result.stderr.strip().splitlines()]
         raise UserError(f"tf2onnx cannot convert {saved_model}: {last}")
+
+
+def _without_erfc(model: Any) -> Any:
+    """Puts `1 - Erf` in the place of Erfc (GELU's), which tf2onnx leaves as it is."""
+    helper = importlib.import_module("onnx").helper
+    nodes = list(model.graph.node)
+    if not any(node.op_type == "Erfc" for node in nodes):
+        return model
+    model.graph.initializer.append(helper.make_tensor("one", 1, [], [1.0]))
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Erfc":
+            model.graph.node.append(node)
+            continue
+        erf = f"{node.output[0]}_erf"
+        model.graph.node.append(helper.make_node("Erf", list(node.input), [erf]))
+        model.graph.node.append(helper.make_node("Sub", ["one", erf], node.output))
+    return model
 
 
 def read(path: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:

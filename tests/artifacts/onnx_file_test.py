@@ -7,7 +7,7 @@ import pytest
 
 from afd_tf.artifacts.classifier import load_classifier
 from afd_tf.base.errors import UserError
-from tests import exports
+from tests import exports, tiny
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -41,6 +41,19 @@ def test_the_file_says_itself_what_it_is(deployed):
         np.testing.assert_allclose(
             probabilities, powers / powers.sum(axis=-1, keepdims=True), atol=1e-5
         )
+
+
+def test_gelu_is_written(tmp_path):
+    info = tiny.info((16, 16, 3))
+    peer = exports.random_peer("python:tests.models.foreign_models:cropped", info)
+    _, directory = exports.export(peer, exports.OneImage(info), tmp_path, ["onnx"])
+    path = directory / "model.onnx"
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert "Erf" in kinds and "Erfc" not in kinds
+    images = exports.random_images((16, 16, 3), 5)
+    exports.assert_same_logits(
+        load_classifier(path).logits(images), exports.logits_of(peer, images)
+    )
 
 
 def test_other_files_are_refused_in_one_line(deployed, tmp_path):
