@@ -1,8 +1,10 @@
 """Small images and networks that the tests share."""
 
+import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -164,3 +166,14 @@ def pooled(maps, size) -> np.ndarray:
             left, right = j * w // columns, -(-(j + 1) * w // columns)
             result[:, i, j] = maps[:, top:bottom, left:right].mean(axis=(1, 2))
     return result
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Gives the networks that are built meanwhile a precision of --precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

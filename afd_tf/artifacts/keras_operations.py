@@ -130,26 +130,22 @@ def _slice(copy, op, values, *limits):
     masks = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
     if any(map(op.get_attr, masks)) or len(begin) != 4 or len(values.shape) != 4:
         return None
+    if any(step != 1 for step in strides):
+        return None
+    begins, ends = (op.get_attr(name) for name in ("begin_mask", "end_mask"))
     parts = [
         slice(
-            None if op.get_attr("begin_mask") >> axis & 1 else int(begin[axis]),
-            None if op.get_attr("end_mask") >> axis & 1 else int(end[axis]),
-            int(strides[axis]),
+            None if begins >> axis & 1 else int(begin[axis]),
+            None if ends >> axis & 1 else int(end[axis]),
         )
         for axis in range(4)
     ]
-    if parts[0] != slice(None, None, 1) or values.shape[3] != op.outputs[0].shape[3]:
+    if parts[0] != slice(None) or values.shape[3] != op.outputs[0].shape[3]:
         return None
-    ranges = [
-        part.indices(size)
-        for part, size in zip(parts[1:3], values.shape[1:3], strict=True)
-    ]
-    if any(step != 1 for *_, step in ranges):
-        return None
-    cropped = tuple(
-        (start, size - stop)
-        for (start, stop, _), size in zip(ranges, values.shape[1:3], strict=True)
-    )
+    cropped = []
+    for part, size in zip(parts[1:3], values.shape[1:3], strict=True):
+        start, stop, _ = part.indices(size)
+        cropped.append((start, size - stop))
     return copy.call(op, keras.layers.Cropping2D, values, "crop")(cropped)
 
 

@@ -52,7 +52,7 @@ def write(peer, info, description: Mapping[str, Any], path: Path) -> dict:
         converted = Path(folder) / "model.onnx"
         with plain_saved_model(peer, info.image_shape) as saved_model:
             convert(saved_model, converted)
-        content = _without_erfc(onnx.load(converted)).SerializeToString()
+        content = _without_erfc(onnx, onnx.load(converted)).SerializeToString()
     inside = {
         **description,
         "model": {
@@ -99,9 +99,9 @@ def convert(saved_model: Path, path: Path) -> None:
         raise UserError(f"tf2onnx cannot convert {saved_model}: {last}")
 
 
-def _without_erfc(model: Any) -> Any:
+def _without_erfc(onnx: Any, model: Any) -> Any:
     """Puts `1 - Erf` in the place of Erfc (GELU's), which tf2onnx leaves as it is."""
-    helper = importlib.import_module("onnx").helper
+    helper = onnx.helper
     nodes = list(model.graph.node)
     if not any(node.op_type == "Erfc" for node in nodes):
         return model

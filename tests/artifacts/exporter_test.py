@@ -26,7 +26,7 @@ from afd_tf.artifacts.peer_network import peer_network
 from afd_tf.artifacts.teacher import load_teacher
 from afd_tf.base.errors import UserError
 from afd_tf.training.run_directory import run_dir_from_flags
-from tests import exports
+from tests import exports, tiny
 from tests.exports import (
     assert_same_logits,
     assert_same_scores,
@@ -275,13 +275,9 @@ def test_default_export_directory(run_dir, tmp_path, parsed_flags, monkeypatch):
 def test_artifact_of_a_run_in_mixed_precision(run_dir, tmp_path, parsed_flags):
     directory, peers = run_dir
     parsed_flags.export_dir = str(tmp_path / "x")
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with tiny.precision("mixed_bfloat16"):
         answer = exporter.export_from_flags(directory)
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    finally:
-        keras.config.set_dtype_policy(before)
     images = random_images((8, 8, 1), 2)
     for name in exports.BOTH:
         path = Path(answer["directory"]) / FORMATS[name].path

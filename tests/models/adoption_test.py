@@ -13,6 +13,7 @@ from afd_tf.models.batch_normalization import (
     keep_statistics,
     training_mode,
 )
+from tests import tiny
 
 MAPS = np.random.default_rng(0).normal(3, 2, (4, 3, 3, 2)).astype(np.float32)
 
@@ -105,14 +106,10 @@ def test_modes_and_kept_statistics_reach_it():
 
 
 def test_in_half_precision_statistics_stay_in_float32():
-    policy = keras.config.dtype_policy()
     model = built(layers.BatchNormalization())
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with tiny.precision("mixed_bfloat16"):
         adopt(model)
         output = model.layers[-1](tf.cast(MAPS, tf.bfloat16), training=True)
-    finally:
-        keras.config.set_dtype_policy(policy)
     assert output.dtype == tf.bfloat16
     assert {v.dtype for v in model.weights} == {"float32"}
     mean = model.layers[-1].moving_mean.numpy()
@@ -139,12 +136,8 @@ def test_groups_of_one_channel_are_depthwise(settings, precision):
     inputs = keras.Input((7, 6, 2))
     model = keras.Model(inputs, layer(inputs))
     expected = model(images)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with tiny.precision(precision):
         adopt(model)
-    finally:
-        keras.config.set_dtype_policy(policy)
     function = tf.function(layer).get_concrete_function(images)
     kinds = {op.type for op in function.graph.get_operations()}
     assert "DepthwiseConv2dNative" in kinds
@@ -178,14 +171,10 @@ def test_dense_layers_of_maps_are_convolutions(shape, kind, settings, precision)
     inputs = keras.Input(shape)
     model = keras.Model(inputs, layer(inputs))
     expected = model(values)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with tiny.precision(precision):
         adopt(model)
         # As when a model becomes a peer twice.
         adopt(model)
-    finally:
-        keras.config.set_dtype_policy(policy)
     function = tf.function(layer).get_concrete_function(values)
     assert kind in {op.type for op in function.graph.get_operations()}
     outputs = layer(values)

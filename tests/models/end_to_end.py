@@ -51,7 +51,7 @@ def exported(run_dir: Path) -> dict[str, dict]:
     ]
     done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
     return {
-        kind: {key: entry[key] for key in MEASURED if key in entry}
+        kind: {key: entry[key] for key in MEASURED}
         for kind, entry in json.loads(done.stdout)["formats"].items()
     }
 
@@ -59,10 +59,8 @@ def exported(run_dir: Path) -> dict[str, dict]:
 def tried(name: str, given: argparse.Namespace) -> dict:
     """Returns whether two runs end with the same bits, and the formats' figures."""
     with tempfile.TemporaryDirectory() as directory:
-        undisturbed, stopped = (
-            Path(directory, "undisturbed"),
-            Path(directory, "stopped"),
-        )
+        undisturbed = Path(directory, "undisturbed")
+        stopped = Path(directory, "stopped")
         stop_after_first_epoch(command(name, given, stopped))
         assert not (stopped / "summary.json").exists()
         for run_dir in (stopped, undisturbed):

@@ -1,9 +1,8 @@
 """The checks of every peer: a row of expectations, and one function per check."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -142,7 +141,7 @@ def zero(peer: models.Peer) -> None:
 
 def mixed_precision(case: Case) -> None:
     expected = case.peer(case.images)
-    with _policy("mixed_bfloat16"):
+    with tiny.precision("mixed_bfloat16"):
         mixed = case.build()
         for own, other in zip(mixed.variables, case.peer.variables, strict=True):
             assert own.dtype == "float32", own.path
@@ -197,13 +196,3 @@ CHECKS = (
     the_same_seed_gives_the_same_network,
     statistics_move_in_training_only,
 )
-
-
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -161,13 +161,9 @@ def test_branches_share_stages_of_a_foreign_network():
 
 
 def test_mixed_precision(saved, peer):
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with tiny.precision("mixed_bfloat16"):
         mixed = build_peer(f"file:{saved[0]}", INFO)
         output = mixed(IMAGES)
-    finally:
-        keras.config.set_dtype_policy(policy)
     assert {v.dtype for v in mixed.variables} == {"float32"}
     assert {each.dtype for each in output.taps.values()} == {tf.bfloat16}
     assert output.logits.dtype == tf.float32
