@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import flatbuffers
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.convert import mlir_quantize
 
+from afd_tf.artifacts.activation_ranges import with_chosen_ranges
 from afd_tf.artifacts.interpreters import Interpreters
 from afd_tf.artifacts.manifest import LABELS, MANIFEST, SIGNATURE, labels_text
 from afd_tf.artifacts.quantization import (
@@ -163,7 +165,8 @@ def operators(content: bytes) -> list[Operator]:
 def _convert_corrected(peer, convert, quantization, images) -> bytes:
     """Calls `convert` while the peer is in its form for 8 bits.
 
-    The mean error of the logits that remains is taken off the classifier's bias.
+    The error of the logits that remains is taken off the classifier's bias: its median,
+    as an image on which the network runs away has errors of another size.
     """
     expected = np.concatenate([peer(each).logits for each in in_batches(images)])
     with contextlib.ExitStack() as stack:
@@ -172,7 +175,7 @@ def _convert_corrected(peer, convert, quantization, images) -> bytes:
             stack.enter_context(normalizing_in_one_operator(peer))
         else:
             stack.enter_context(bias_corrected(peer, images, MIN_DYNAMIC_KERNEL))
-        error = np.mean(Interpreters(convert()).logits(images) - expected, axis=0)
+        error = np.median(Interpreters(convert()).logits(images) - expected, axis=0)
         stack.enter_context(shifted(peer.classifier.bias, -error))
         return convert()
 
@@ -203,17 +206,18 @@ def _convert(peer, description, quantization, images, batch_size) -> bytes:
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if is_int8:
-        converter.representative_dataset = lambda: (
-            {"image": each.astype(np.float32)}
-            for each in _full_batches(images, batch_size)
-        )
+        batches = list(_full_batches(images, batch_size))
+        first = batches[0].astype(np.float32)
+        # Of one batch, as all these ranges but the input's are replaced.
+        converter.representative_dataset = lambda: ({"image": first},)
+        converter._experimental_calibrate_only = True
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
     try:
         with warnings.catch_warnings():
             # The converter's calibration uses TensorFlow's own, deprecated interpreter.
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            return converter.convert()
+            content = converter.convert()
     except Exception as error:  # The converter's own class is not public.
         lacking = re.findall(r"^(?:Custom|Flex|TF Select) ops: (.*)$", str(error), re.M)
         if not lacking:
@@ -223,6 +227,10 @@ def _convert(peer, description, quantization, images, batch_size) -> bytes:
             f"operator for {', '.join(lacking)}. Leave {description['format']} out of "
             "--formats."
         ) from error
+    if is_int8:
+        content = with_chosen_ranges(content, batches)
+        content = mlir_quantize(content, input_data_type=tf.uint8)
+    return content
 
 
 def _full_batches(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

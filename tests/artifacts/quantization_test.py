@@ -97,15 +97,13 @@ def settled():
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "int8"])
-def test_a_file_gives_the_mean_logits_of_the_network(
-    kind, settled, tmp_path, monkeypatch
-):
+def test_a_file_errs_to_both_sides_alike(kind, settled, tmp_path, monkeypatch):
     peer = settled
     bias = peer.classifier.bias.numpy()
     images = random_images(100)
     expected = peer(images).logits.numpy()
 
-    def mean_error():
+    def median_error():
         file = tmp_path / "model.tflite"
         description = {
             "name": "resnet14",
@@ -124,16 +122,16 @@ def test_a_file_gives_the_mean_logits_of_the_network(
         )
         signature = Interpreter(str(file)).get_signature_runner("serving_default")
         logits = [signature(image=image[np.newaxis])["logits"][0] for image in images]
-        return np.abs(np.mean(logits - expected, axis=0)).mean()
+        return np.abs(np.median(logits - expected, axis=0)).mean()
 
-    corrected = mean_error()
+    corrected = median_error()
     np.testing.assert_array_equal(peer.classifier.bias.numpy(), bias)
     # Of the maps alone, then of nothing.
     monkeypatch.setattr(tflite, "shifted", lambda *_: contextlib.nullcontext())
-    maps_corrected = mean_error()
+    maps_corrected = median_error()
     monkeypatch.setattr(
         quantization, "_rounding_error", lambda layer: 0 * layer.kernel.numpy()
     )
-    uncorrected = mean_error()
-    assert corrected < 0.2 * maps_corrected
+    uncorrected = median_error()
+    assert corrected < 0.5 * maps_corrected
     assert maps_corrected < 0.9 * uncorrected
