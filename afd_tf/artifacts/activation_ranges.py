@@ -3,7 +3,7 @@
 TFLite's converter takes the smallest and the largest value of all images. One image on
 which the network runs away then leaves the others few of the 256 steps: a ResNet-50,
 trained for four epochs on digits, gave maps of 270 for some images and of less than 40
-for most, and lost 27 points of accuracy. Here, values may be cut off where this lowers
+for most, and lost 23 points of accuracy. Here, values may be cut off where this lowers
 the error.
 """
 
