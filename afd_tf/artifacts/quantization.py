@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from afd_tf.models import Peer
 
+# Images of a batch, and its pixels: 10 images of 224x224, as all maps are kept.
 _BATCH = 100
+_BATCH_PIXELS = 2**19
 # TFLite's dynamic quantization leaves kernels of fewer weights in float32.
 MIN_DYNAMIC_KERNEL = 1024
 
@@ -85,8 +87,9 @@ def bias_corrected(peer: Peer, images: np.ndarray, smallest: int = 1) -> Iterato
 
 
 def in_batches(images: np.ndarray) -> list[np.ndarray]:
-    """Returns the images [n, h, w, c] in batches of at most 100."""
-    return [images[n : n + _BATCH] for n in range(0, len(images), _BATCH)]
+    """Returns the images [n, h, w, c] in batches of 100, or of fewer large ones."""
+    size = max(1, min(_BATCH, _BATCH_PIXELS // np.prod(images.shape[1:3])))
+    return [images[n : n + size] for n in range(0, len(images), size)]
 
 
 @contextlib.contextmanager

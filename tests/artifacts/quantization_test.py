@@ -135,3 +135,12 @@ def test_a_file_errs_to_both_sides_alike(kind, settled, tmp_path, monkeypatch):
     uncorrected = median_error()
     assert corrected < 0.5 * maps_corrected
     assert maps_corrected < 0.9 * uncorrected
+
+
+@pytest.mark.parametrize(
+    "side, count, sizes",
+    [(8, 250, [100, 100, 50]), (224, 25, [10, 10, 5]), (1000, 3, [1, 1, 1])],
+)
+def test_large_images_come_in_small_batches(side, count, sizes):
+    images = np.zeros((count, side, side, 1), np.uint8)
+    assert [len(batch) for batch in quantization.in_batches(images)] == sizes
