@@ -27,7 +27,7 @@ _CONFIG, _ = _OF_KERAS
 # What `keras_graph_copy` makes a model of. None of these runs code from the file.
 _LAYERS = (
     *("Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate"),
-    *("Conv2D", "Dense", "DepthwiseConv2D", "GlobalAveragePooling2D"),
+    *("Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "GlobalAveragePooling2D"),
     *("GlobalMaxPooling2D", "InputLayer", "MaxPooling2D", "Maximum", "Minimum"),
     *("Multiply", "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "Subtract"),
     "ZeroPadding2D",

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from afd_tf import models
+from afd_tf.artifacts import keras_file
 from afd_tf.artifacts.keras_graph_copy import to_functional
 from afd_tf.base.errors import UserError
 from tests import exports, tiny
@@ -28,13 +29,20 @@ from tests import exports, tiny
         ("keras:VGG16", 32),
     ],
 )
-def test_the_copy_computes_the_same(name, size):
-    peer = exports.random_peer(name, tiny.info((size, size, 3)))
+def test_the_copy_computes_the_same(name, size, tmp_path):
+    info = tiny.info((size, size, 3))
+    peer = exports.random_peer(name, info)
     images = exports.random_images((size, size, 3), 5)
     model = to_functional(peer, (size, size, 3))
     expected = peer(images, training=False)
     np.testing.assert_allclose(
         model.predict_on_batch(images), tf.nn.softmax(expected.logits), atol=1e-4
+    )
+    # Its file is read again, as it holds no layer that the reader refuses.
+    keras_file.write(peer, info, {}, tmp_path / "model.keras")
+    _, read = keras_file.read(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        np.exp(read(images)), model.predict_on_batch(images), atol=1e-6
     )
     maps = keras.Model(
         model.input,
