@@ -10,8 +10,9 @@ the error.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flatbuffers
 import numpy as np
+
+from afd_tf.artifacts.tflite_model import packed, unpacked
 
 # Values of an activation, of all images together, that the error is estimated from.
 _SAMPLES = 2**17
@@ -50,10 +51,7 @@ def with_chosen_ranges(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
         quantized.
       batches: at least one of raw pixels [b, h, w, c], b as the file demands.
     """
-    # Here, because it is slow to import.
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model = unpacked(content)
     (graph,) = model.subgraphs
     numbers = [
         number
@@ -65,9 +63,7 @@ def with_chosen_ranges(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
         lowest, highest = _best_range(values)
         graph.tensors[number].quantization.min = [lowest]
         graph.tensors[number].quantization.max = [highest]
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _has_range(tensor) -> bool:

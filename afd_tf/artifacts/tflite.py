@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
@@ -29,6 +28,7 @@ from afd_tf.artifacts.quantization import (
 )
 from afd_tf.artifacts.saved_model import Weights
 from afd_tf.artifacts.tflite_metadata import METADATA, metadata
+from afd_tf.artifacts.tflite_model import packed, unpacked
 from afd_tf.base.errors import UserError
 from afd_tf.base.json_text import json_text
 from afd_tf.models import Peer
@@ -250,7 +250,7 @@ def _complete(
     # Here, because it is slow to import.
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model = unpacked(content)
     (graph,), (signature,) = model.subgraphs, model.signatureDefs
     (logits,) = graph.outputs
     softmax = schema.BuiltinOperator.SOFTMAX
@@ -288,9 +288,7 @@ def _complete(
     )
     model.buffers.append(schema.BufferT(data=np.frombuffer(flatbuffer, np.uint8)))
     model.metadata.append(schema.MetadataT(METADATA, len(model.buffers) - 1))
-    builder = flatbuffers.Builder(len(content) + 2 * len(flatbuffer))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _file_entry(peer: Peer, content: bytes, quantization: str) -> dict:
