@@ -32,6 +32,17 @@ def info(image_shape=(8, 8, 3), classes=CLASSES) -> DatasetInfo:
     )
 
 
+def description(name: str, own: DatasetInfo, kind: str) -> dict:
+    """What a .tflite file says of a network."""
+    return {
+        "name": name,
+        "method": None,
+        "format": kind,
+        "input": {"shape": [None, *own.image_shape]},
+        "dataset": own.to_json(),
+    }
+
+
 def batch(seed=0, size=8, image_shape=(8, 8, 3)) -> dict[str, tf.Tensor]:
     generator = np.random.default_rng(seed)
     return {

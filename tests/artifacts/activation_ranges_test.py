@@ -106,21 +106,15 @@ def test_one_bright_image_does_not_spoil_the_dark_ones(tmp_path, monkeypatch):
     peer = build_peer("resnet8", info)
     dark = np.random.default_rng(0).integers(0, 9, (100, 8, 8, 3)).astype(np.uint8)
     bright = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
-    description = {
-        "name": "resnet8",
-        "method": None,
-        "format": "tflite_int8",
-        "input": {"shape": [None, 8, 8, 3]},
-        "dataset": info.to_json(),
-    }
     file = tmp_path / "model.tflite"
 
     def error_of_dark_images():
-        images = np.concatenate([dark, bright])
         tflite.write(
-            *(peer, description, file),
+            peer,
+            tiny.description("resnet8", info, "tflite_int8"),
+            file,
             quantization="int8",
-            images=images,
+            images=np.concatenate([dark, bright]),
             with_logits=True,
         )
         logits = Interpreters(file.read_bytes()).logits(dark)

@@ -96,8 +96,9 @@ def settled():
     return peer
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "int8"])
-def test_a_file_errs_to_both_sides_alike(kind, settled, tmp_path, monkeypatch):
+# The logits of int8 are multiples of a step, and so is what moves their median.
+@pytest.mark.parametrize(("kind", "left"), [("dynamic", 0.2), ("int8", 0.5)])
+def test_a_file_errs_to_both_sides_alike(kind, left, settled, tmp_path, monkeypatch):
     peer = settled
     bias = peer.classifier.bias.numpy()
     images = random_images(100)
@@ -105,16 +106,9 @@ def test_a_file_errs_to_both_sides_alike(kind, settled, tmp_path, monkeypatch):
 
     def median_error():
         file = tmp_path / "model.tflite"
-        description = {
-            "name": "resnet14",
-            "method": None,
-            "format": kind,
-            "input": {"shape": [None, 8, 8, 3]},
-            "dataset": tiny.info().to_json(),
-        }
         tflite.write(
             peer,
-            description,
+            tiny.description("resnet14", tiny.info(), kind),
             file,
             quantization=kind,
             images=images,
@@ -133,7 +127,7 @@ def test_a_file_errs_to_both_sides_alike(kind, settled, tmp_path, monkeypatch):
         quantization, "_rounding_error", lambda layer: 0 * layer.kernel.numpy()
     )
     uncorrected = median_error()
-    assert corrected < 0.5 * maps_corrected
+    assert corrected < left * maps_corrected
     assert maps_corrected < 0.9 * uncorrected
 
 
